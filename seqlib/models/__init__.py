@@ -1,0 +1,4 @@
+"""Models, as published and as trained here.
+
+Shapes: B batch, T time, C channels, H heads, D head width, E experts, K seeds trained at once, V vocabulary.
+"""

@@ -1,0 +1,119 @@
+"""The airline forecasters as published: one window of T months in, the next month out.
+
+Two families, both with a linear head on the last step:
+
+- `RecurrentForecaster`: two layers of `nn.LSTM` or `nn.GRU` with dropout between the layers.
+- `AttentionForecaster`: input projection, one pre-norm block (causal attention, GELU feed-forward), residuals.
+  Positions are rotary (RoFormer, arXiv 2104.09864, section 3.2.2, interleaved pairs), sinusoidal ("Attention is all
+  you need", arXiv 1706.03762, section 3.5) or a learned table. As published, the rotary arm has no dropout on its
+  attention weights or on the attention output; the two others have both. `attention_dropout` undoes that difference.
+
+These modules are the reference: `seqlib.models.stacked` computes the same functions for K seeds at once.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class RecurrentForecaster(nn.Module):
+    """LSTM or GRU (`cell`), `hidden` channels, two layers, dropout between them; (B, T) -> (B,)."""
+
+    def __init__(self, cell: str = "lstm", hidden: int = 64, dropout: float = 0.2, layers: int = 2):
+        super().__init__()
+        self.kind, self.dropout = cell, dropout
+        self.rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[cell](1, hidden, layers, dropout=dropout, batch_first=True)
+        self.head = nn.Linear(hidden, 1)
+
+    def states(self, x: Tensor) -> Tensor:
+        return self.rnn(x.unsqueeze(-1))[0]  # (B, T, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.states(x)[:, -1]).squeeze(-1)  # (B,)
+
+
+def rotary_angles(length: int, width: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, D/2): position t turns pair i by t * 10000^(-2i/D)."""
+    frequency = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the interleaved pairs (x0, x1), (x2, x3), ... of x (..., T, D) by the angles of its positions."""
+    even, odd = x[..., 0::2], x[..., 1::2]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
+
+
+def sinusoid_table(length: int, width: int) -> Tensor:
+    """(T, C): sines in the even channels, cosines in the odd ones."""
+    cos, sin = rotary_angles(length, width)
+    return torch.stack((sin, cos), -1).flatten(-2).float()
+
+
+class RotaryAttention(nn.Module):
+    """Causal multi-head attention with rotary queries and keys; q, k, v and output projections with biases."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj, self.out_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        B, T, C = x.shape
+        q, k, v = self.in_proj(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+        cos, sin = rotary_angles(T, C // self.heads)
+        scores = rotate_pairs(q, cos, sin) @ rotate_pairs(k, cos, sin).mT / math.sqrt(C // self.heads)
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(future, float("-inf")).softmax(-1)  # (B, H, T, T)
+        mixed = F.dropout(weights, self.dropout, self.training) @ v
+        return self.out_proj(mixed.transpose(1, 2).reshape(B, T, C)), weights
+
+
+class AttentionForecaster(nn.Module):
+    """One pre-norm block over T months with `position` in {rope, sinusoidal, learned}; (B, T) -> (B,).
+
+    `attention_dropout` acts on the attention weights and again on the attention output. `bias` (T,) is added to the
+    scores of the last query: the interventions of the study force or forbid attention to chosen months with it.
+    """
+
+    def __init__(self, position: str, width: int = 64, heads: int = 4, hidden: int = 128, window: int = 12,
+                 dropout: float = 0.1, attention_dropout: float = 0.1, bias: Tensor | None = None):
+        super().__init__()
+        self.position, self.heads, self.dropout, self.attention_dropout = position, heads, dropout, attention_dropout
+        self.project = nn.Linear(1, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        if position == "rope":
+            self.attention = RotaryAttention(width, heads, attention_dropout)
+        else:
+            self.attention = nn.MultiheadAttention(width, heads, attention_dropout, batch_first=True)
+        if position == "learned":
+            self.table = nn.Parameter(0.02 * torch.randn(window, width))
+        else:
+            self.register_buffer("table", sinusoid_table(window, width) if position == "sinusoidal" else None, False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.head = nn.Linear(width, 1)
+
+    def attend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention output (B, T, C) and weights (B, H, T, T) of normalised input x (B, T, C)."""
+        if self.position == "rope":
+            return self.attention(x)
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        return self.attention(x, x, x, attn_mask=future, average_attn_weights=False)
+
+    def states(self, x: Tensor) -> Tensor:
+        if self.bias is not None:
+            raise ValueError("a biased forecaster has only a stacked forward pass")
+        x = self.project(x.unsqueeze(-1))  # (B, T, C)
+        if self.table is not None:
+            x = x + self.table
+        x = x + F.dropout(self.attend(self.norm1(x))[0], self.attention_dropout, self.training)
+        hidden = F.dropout(F.gelu(self.up(self.norm2(x))), self.dropout, self.training)
+        return x + F.dropout(self.down(hidden), self.dropout, self.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.states(x)[:, -1]).squeeze(-1)  # (B,)

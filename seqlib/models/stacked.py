@@ -1,0 +1,183 @@
+"""The airline forecasters for K seeds at once: every weight has a leading axis K and every product is batched over it.
+
+Training thirty seeds of a 34k-parameter model one after another spends its time on the overhead of small operations;
+one batched product does the same arithmetic thirty times larger. Two more savings change no result: weight gradients
+of a recurrent layer are one product over all time steps (not T small ones that autograd would add up), and the
+attention block computes queries and feed-forward for the last step alone, which is all that the head reads.
+
+`forward(model, params, x, masks)` maps windows x (K, B, T) to forecasts (K, B). `params` are the reference module's
+own parameters, stacked by `torch.func.stack_module_state`; `masks` are dropout masks (zero or 1/keep), one a seed, or
+None in evaluation. `mask_shapes` names the masks a model draws, by shape behind (K, B).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqlib.models import cells as cell_kernels
+from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster, rotary_angles, rotate_pairs
+
+Params = dict[str, Tensor]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (K, N, I), weight (K, O, I), bias (K, O) -> (K, N, O)."""
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
+
+
+class StackedLSTM(torch.autograd.Function):
+    """One LSTM layer of K models; x (K, T, B, I) -> states (K, T, B, C). Gate order i, f, g, o, as in `nn.LSTM`."""
+
+    @staticmethod
+    def forward(ctx, x, w_ih, w_hh, bias):
+        K, T, B, _ = x.shape
+        C = w_hh.shape[-1]
+        gates = torch.bmm(x.flatten(1, 2), w_ih.mT).view(K, T, B, 4 * C)
+        states, squashed, cells = x.new_empty(K, T, B, C), x.new_empty(K, T, B, C), x.new_zeros(K, T + 1, B, C)
+        recurrent, w = x.new_zeros(K, B, 4 * C), w_hh.mT.contiguous()
+        gather = (gates.numpy(), recurrent.numpy(), bias.detach().numpy())
+        mix, out = (gates.numpy(), cells.numpy()), (gates.numpy(), squashed.numpy(), states.numpy())
+        for t, (gate, cell, squash) in enumerate(zip(gates.unbind(1), cells.unbind(1)[1:], squashed.unbind(1))):
+            if t:
+                torch.bmm(states[:, t - 1], w, out=recurrent)
+            cell_kernels.lstm_gather(*gather, t)
+            gate.sigmoid_()
+            cell_kernels.lstm_mix(*mix, t)
+            torch.tanh(cell, out=squash)
+            cell_kernels.lstm_out(*out, t)
+        ctx.save_for_backward(x, w_ih, w_hh, gates, cells, squashed, states)
+        return states
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w_ih, w_hh, gates, cells, squashed, states = ctx.saved_tensors
+        K, T, B, C = states.shape
+        delta = torch.empty_like(gates)  # gradient at the gates before their nonlinearity
+        carried, grad_c = x.new_zeros(K, B, C), x.new_zeros(K, B, C)
+        arrays = [a.numpy() for a in (gates, cells, squashed, grad.contiguous(), carried, grad_c, delta)]
+        for t in reversed(range(T)):
+            cell_kernels.lstm_back(*arrays, t)
+            if t:
+                torch.bmm(delta[:, t], w_hh, out=carried)
+        flat = delta.view(K, T * B, 4 * C)
+        grad_x = torch.bmm(flat, w_ih).view_as(x) if ctx.needs_input_grad[0] else None
+        grad_ih = torch.bmm(flat.mT, x.flatten(1, 2))
+        grad_hh = torch.bmm(delta[:, 1:].flatten(1, 2).mT, states[:, :-1].flatten(1, 2))
+        return grad_x, grad_ih, grad_hh, flat.sum(1)
+
+
+class StackedGRU(torch.autograd.Function):
+    """One GRU layer of K models; x (K, T, B, I) -> states (K, T, B, C). Gate order r, z, n, as in `nn.GRU`."""
+
+    @staticmethod
+    def forward(ctx, x, w_ih, w_hh, b_ih, b_hh):
+        K, T, B, _ = x.shape
+        C = w_hh.shape[-1]
+        gates = linear(x.flatten(1, 2), w_ih, b_ih).view(K, T, B, 3 * C)
+        states = x.new_zeros(K, T + 1, B, C)
+        candidates = x.new_empty(K, T, B, C)  # W_hn h + b_hn, before the reset gate
+        w, b = w_hh.mT, b_hh.unsqueeze(1)
+        for t in range(T):
+            recurrent = torch.baddbmm(b, states[:, t], w).numpy()
+            cell_kernels.gru_gather(gates.numpy(), recurrent, t)
+            gates[:, t, :, : 2 * C].sigmoid_()
+            cell_kernels.gru_reset(gates.numpy(), recurrent, candidates.numpy(), t)
+            gates[:, t, :, 2 * C :].tanh_()
+            cell_kernels.gru_mix(gates.numpy(), states.numpy(), t)
+        ctx.save_for_backward(x, w_ih, w_hh, gates, states, candidates)
+        return states[:, 1:]
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, w_ih, w_hh, gates, states, candidates = ctx.saved_tensors
+        K, T, B, C = candidates.shape
+        delta_x, delta_h, carried = torch.empty_like(gates), torch.empty_like(gates), x.new_zeros(K, B, C)
+        arrays = [a.numpy() for a in (gates, states, candidates, grad.contiguous(), carried, delta_x, delta_h)]
+        for t in reversed(range(T)):
+            cell_kernels.gru_back(*arrays, t)
+            if t:
+                carried += torch.bmm(delta_h[:, t], w_hh)
+        flat_x, flat_h = delta_x.view(K, T * B, 3 * C), delta_h.view(K, T * B, 3 * C)
+        grad_x = torch.bmm(flat_x, w_ih).view_as(x) if ctx.needs_input_grad[0] else None
+        grad_ih = torch.bmm(flat_x.mT, x.flatten(1, 2))
+        grad_hh = torch.bmm(flat_h.mT, states[:, :-1].flatten(1, 2))
+        return grad_x, grad_ih, grad_hh, flat_x.sum(1), flat_h.sum(1)
+
+
+def recurrent_forward(model: RecurrentForecaster, params: Params, x: Tensor, masks: Params | None) -> Tensor:
+    h = x.mT.unsqueeze(-1).contiguous()  # (K, T, B, 1)
+    for layer in range(model.rnn.num_layers):
+        w_ih, w_hh, b_ih, b_hh = (params[f"rnn.{n}_l{layer}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        if layer and masks is not None:
+            h = h * masks["between"].transpose(1, 2)  # drawn (K, B, T, C)
+        if model.kind == "lstm":
+            h = StackedLSTM.apply(h, w_ih, w_hh, b_ih + b_hh)
+        else:
+            h = StackedGRU.apply(h, w_ih, w_hh, b_ih, b_hh)
+    return linear(h[:, -1], params["head.weight"], params["head.bias"]).squeeze(-1)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """x (K, ..., C), weight and bias (K, C)."""
+    shape = (x.shape[0],) + (1,) * (x.dim() - 2) + (x.shape[-1],)
+    return torch.addcmul(bias.view(shape), F.layer_norm(x, x.shape[-1:]), weight.view(shape))
+
+
+def attention_forward(model: AttentionForecaster, params: Params, x: Tensor, masks: Params | None,
+                      keep: dict | None = None) -> Tensor:
+    """As `forward`; with `keep`, the last query's attention weights (K, B, H, T) are stored in keep["weights"]."""
+    K, B, T = x.shape
+    H, C = model.heads, params["project.bias"].shape[-1]
+    D = C // H
+    name = "attention.in_proj." if model.position == "rope" else "attention.in_proj_"
+    w_in, b_in = params[name + "weight"], params[name + "bias"]
+    h = linear(x.reshape(K, B * T, 1), params["project.weight"], params["project.bias"]).view(K, B, T, C)
+    if model.table is not None:
+        h = h + (params["table"][:, None] if model.position == "learned" else model.table.to(h.dtype))
+    last = h[:, :, -1]  # (K, B, C)
+    normed = layer_norm(h, params["norm1.weight"], params["norm1.bias"])
+    q = linear(normed[:, :, -1], w_in[:, :C], b_in[:, :C]).view(K, B, H, 1, D)
+    kv = linear(normed.view(K, B * T, C), w_in[:, C:], b_in[:, C:]).view(K, B, T, 2, H, D)
+    k, v = kv.permute(3, 0, 1, 4, 2, 5)  # each (K, B, H, T, D)
+    if model.position == "rope":
+        cos, sin = rotary_angles(T, D)
+        q, k = rotate_pairs(q, cos[-1:], sin[-1:]), rotate_pairs(k, cos, sin)
+    scores = (q * k).sum(-1) / math.sqrt(D)  # (K, B, H, T): one query only, so a product and a sum
+    if model.bias is not None:
+        scores = scores + model.bias
+    weights = scores.softmax(-1)
+    if keep is not None:
+        keep["weights"] = weights.detach()
+    if masks is not None and "weights" in masks:
+        weights = weights * masks["weights"]
+    mixed = (weights.unsqueeze(-1) * v).sum(-2).reshape(K, B, C)
+    mixed = linear(mixed, params["attention.out_proj.weight"], params["attention.out_proj.bias"])
+    if masks is not None and "mixed" in masks:
+        mixed = mixed * masks["mixed"]
+    last = last + mixed
+    normed = layer_norm(last, params["norm2.weight"], params["norm2.bias"])
+    hidden = F.gelu(linear(normed, params["up.weight"], params["up.bias"]))
+    if masks is not None:
+        hidden = hidden * masks["hidden"]
+    out = linear(hidden, params["down.weight"], params["down.bias"])
+    if masks is not None:
+        out = out * masks["out"]
+    return linear(last + out, params["head.weight"], params["head.bias"]).squeeze(-1)
+
+
+def forward(model, params: Params, x: Tensor, masks: Params | None = None) -> Tensor:
+    run = recurrent_forward if isinstance(model, RecurrentForecaster) else attention_forward
+    return run(model, params, x, masks)
+
+
+def mask_shapes(model, window: int) -> dict[str, tuple[float, tuple[int, ...]]]:
+    """Dropout masks of one training window: name -> (rate, shape). The attention arms mask the last step alone."""
+    if isinstance(model, RecurrentForecaster):
+        shapes = {"between": (model.dropout, (window, model.rnn.hidden_size))}
+    else:
+        C = model.head.in_features
+        shapes = {"weights": (model.attention_dropout, (model.heads, window)), "mixed": (model.attention_dropout, (C,)),
+                  "hidden": (model.dropout, (model.up.out_features,)), "out": (model.dropout, (C,))}
+    return {name: (rate, shape) for name, (rate, shape) in shapes.items() if rate > 0}

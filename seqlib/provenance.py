@@ -1,0 +1,64 @@
+"""Where a record comes from: code, versions, machine."""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import platform
+import resource
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas")
+
+
+def code_hash(modules: tuple[str, ...]) -> str:
+    """sha256 over the source of the named modules, which are those that determine a study's results."""
+    h = hashlib.sha256()
+    for name in modules:
+        h.update(name.encode() + b"\0" + Path(importlib.util.find_spec(name).origin).read_bytes() + b"\0")
+    return h.hexdigest()
+
+
+@functools.cache
+def git_state() -> dict[str, str | bool | None]:
+    """Commit of the source tree, and whether seqlib/ differs from it; None where there is no repository."""
+    def git(*args):
+        done = subprocess.run(["git", "-C", Path(__file__).parent, *args], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(git("status", "--porcelain", ".")) if commit else None}
+    except FileNotFoundError:
+        return {"commit": None, "dirty": None}
+
+
+@functools.cache
+def machine() -> dict[str, str | int | None]:
+    """Processor name as the system gives it, cores usable by this process, accelerator if any."""
+    import torch
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                 if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": cpu, "cores": cores, "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": platform.system(), "python": platform.python_version()}
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1024 if platform.system() == "Linux" else peak / 2**20
+
+
+def provenance(modules: tuple[str, ...], data_sha256: str, **more) -> dict:
+    import torch
+
+    return {"git": git_state(), "code_hash": code_hash(modules), "machine": machine(),
+            "versions": {name: version(name) for name in PACKAGES}, "threads": torch.get_num_threads(),
+            "data_sha256": data_sha256, **more}

@@ -1,0 +1,77 @@
+"""Spec: what a run is. Record: what it gave. Both are JSON; a record carries a checksum of itself."""
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+class Spec(BaseModel):
+    """Every setting that changes a result. A study extends it with its own; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    study: str
+    arm: str
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON, 64 hex digits."""
+        return digest(self.model_dump(mode="json"))
+
+
+def tidy(value: Any) -> Any:
+    """Numbers as a record keeps them: six significant digits, None for what is not finite."""
+    if isinstance(value, dict):
+        return {k: tidy(v) for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [tidy(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+class Record(BaseModel):
+    """One finished run. Metrics are scalars with units in their names; curves are lists of numbers."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: int = SCHEMA_VERSION
+    spec: dict[str, Any]
+    key: str
+    metrics: dict[str, float | int | None]
+    curves: dict[str, list]
+    provenance: dict[str, Any]
+    checksum: str = ""
+
+    @classmethod
+    def of(cls, spec: Spec, metrics: dict, curves: dict, provenance: dict) -> "Record":
+        record = cls(spec=spec.model_dump(mode="json"), key=spec.key, metrics=tidy(metrics), curves=tidy(curves),
+                     provenance=provenance)
+        record.checksum = record.expected_checksum()
+        return record
+
+    def expected_checksum(self) -> str:
+        return digest(self.model_dump(mode="json", exclude={"checksum"}))
+
+    def problem(self) -> str | None:
+        """Why this record cannot be trusted, or None."""
+        if self.schema_version != SCHEMA_VERSION:
+            return f"schema version {self.schema_version}, this code reads {SCHEMA_VERSION}"
+        if self.checksum != self.expected_checksum():
+            return "checksum does not match its content"
+        return None if self.key == digest(self.spec) else "key does not match its spec"

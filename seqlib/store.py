@@ -1,0 +1,123 @@
+"""Two stores of records: `results/` (the archive, tracked) and `.runs/` (scratch: live runs, checkpoints, weights).
+
+A record is one file, STORE/STUDY/KEY.json. Writing is atomic; reading verifies. A damaged file is renamed to
+KEY.json.damaged with a warning, so that the run is done again and nothing is lost.
+"""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from seqlib.errors import SeqlibError
+from seqlib.record import Record, Spec
+
+ROOT = Path(os.environ.get("SEQLIB_ROOT") or Path(__file__).resolve().parents[1])
+
+
+def scratch() -> Path:
+    """The scratch folder: SEQLIB_RUNS, or `.runs/` in the project."""
+    return Path(os.environ.get("SEQLIB_RUNS") or ROOT / ".runs")
+
+
+@contextmanager
+def reported(path: Path):
+    """Turn an OSError on `path` into one line that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise SeqlibError(f"cannot write {path}: {error.strerror or error}; free space or permissions there, or point "
+                          "SEQLIB_RUNS (scratch) or SEQLIB_RESULTS (archive) at another folder") from error
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write all of `data` or nothing: temporary file in the same folder, fsync, rename."""
+    with reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+class Store:
+    """Records below `root`."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+
+    @classmethod
+    def archive(cls) -> "Store":
+        return cls(Path(os.environ.get("SEQLIB_RESULTS") or ROOT / "results"))
+
+    @classmethod
+    def live(cls) -> "Store":
+        return cls(scratch() / "records")
+
+    @classmethod
+    def of_profile(cls, profile: str) -> "Store":
+        """`full` fills the archive, everything else is live."""
+        return cls.archive() if profile == "full" else cls.live()
+
+    def path(self, study: str, key: str) -> Path:
+        return self.root / study / f"{key}.json"
+
+    def put(self, record: Record) -> None:
+        text = record.model_dump_json(indent=None) + "\n"
+        write_atomically(self.path(record.spec["study"], record.key), text.encode())
+
+    def get(self, spec: Spec) -> Record | None:
+        path = self.path(spec.study, spec.key)
+        return self._read(path) if path.exists() else None
+
+    def records(self, study: str) -> Iterator[Record]:
+        """All sound records of a study, in the order of their keys."""
+        for path in sorted((self.root / study).glob("*.json")):
+            record = self._read(path)
+            if record is not None:
+                yield record
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            record = Record.model_validate_json(path.read_bytes())
+            problem = record.problem() or (None if path.stem == record.key else "file name does not match its key")
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            problem = f"not a record ({error.errors()[0]['msg']})"
+        if problem is None:
+            return record
+        aside = path.with_name(path.name + ".damaged")
+        with reported(aside):
+            os.replace(path, aside)
+        warnings.warn(f"damaged record set aside as {aside}: {problem}; sweep the study again to redo it", stacklevel=2)
+        return None
+
+    @contextmanager
+    def lock(self, spec: Spec, wait: bool = True) -> Iterator[bool]:
+        """Hold the right to run `spec` for this store; yields False when another process has it and `wait` is False."""
+        folder = scratch() / "locks"
+        with reported(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f"{self.root.resolve().name}-{spec.key}.lock")
+            try:
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout:
+                yield False
+                return
+        try:
+            yield True
+        finally:
+            lock.release()

@@ -1,0 +1,58 @@
+"""The arms of the airline study: five as published, the repairs, the interventions on attention, the baselines."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster
+
+RECURRENT, ATTENTION = ("lstm", "gru"), ("rope", "sinusoidal", "learned")
+PUBLISHED = RECURRENT + ATTENTION
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`kind` is a cell or a position encoding; `hidden` the recurrent width or the feed-forward width; `weight_decay`
+    what its specs ask for unless told otherwise."""
+
+    kind: str
+    hidden: int
+    representation: str = "level"
+    attention_dropout: float = 0.1
+    weight_decay: float = 1e-5
+    intervention: str = ""
+
+    def build(self) -> nn.Module:
+        """A freshly initialised module, drawn from torch's global generator."""
+        if self.kind in RECURRENT:
+            return RecurrentForecaster(self.kind, self.hidden)
+        return AttentionForecaster(self.kind, hidden=self.hidden, attention_dropout=self.attention_dropout,
+                                   bias=attention_bias(self.intervention))
+
+
+def attention_bias(intervention: str, window: int = 12) -> torch.Tensor | None:
+    """(T,) added to the last query's scores: `recent` is a slope of 1/2 a month back (ALiBi, arXiv 2108.12409, section
+    3), `not-recent` forbids the last three months."""
+    back = torch.arange(window - 1, -1, -1.0)
+    return {"": None, "recent": -0.5 * back, "not-recent": torch.where(back < 3, float("-inf"), 0.0)}[intervention]
+
+
+# 124 is the feed-forward width at which the learned table's 768 extra weights best match the rotary arm's count.
+_published = {"lstm": Arm("lstm", 64), "gru": Arm("gru", 64), "rope": Arm("rope", 128, attention_dropout=0.0),
+              "sinusoidal": Arm("sinusoidal", 128), "learned": Arm("learned", 124)}
+
+ARMS: dict[str, Arm] = {
+    **_published,
+    **{f"{name}-logdiff": replace(arm, representation="logdiff") for name, arm in _published.items()},
+    **{f"{name}-logdiff2": replace(arm, representation="logdiff2") for name, arm in _published.items()},
+    **{f"{name}-logdiff-wd{decay}": replace(arm, representation="logdiff", weight_decay=decay)
+       for decay in (0.01, 0.1) for name, arm in _published.items()},
+    "rope-dropout": replace(_published["rope"], attention_dropout=0.1),
+    "sinusoidal-nodropout": replace(_published["sinusoidal"], attention_dropout=0.0),
+    "learned-nodropout": replace(_published["learned"], attention_dropout=0.0),
+    "lstm-matched": Arm("lstm", 52),
+    "gru-matched": Arm("gru", 60),
+    "rope-recent": replace(_published["rope"], intervention="recent"),
+    "learned-not-recent": replace(_published["learned"], intervention="not-recent"),
+}

@@ -1,0 +1,131 @@
+"""Training all seeds of one airline arm at once.
+
+Every random draw is a pure function of (seed, stream, epoch): initial weights, order of the windows and dropout masks
+do not depend on which other seeds train beside it, and a checkpoint needs no generator state.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import stack_module_state
+
+from seqlib.models.forecast import AttentionForecaster
+from seqlib.models.stacked import attention_forward, forward, mask_shapes
+from seqlib.studies.airline.protocol import Windows
+
+ORDER, DROPOUT = 1, 2  # streams of a seed
+
+
+def stream(seed: int, name: int, epoch: int) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, name, epoch))))
+
+
+def initial_model(build: Callable, seed: int):
+    """A module whose weights depend on the seed alone; torch's global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+@dataclass
+class Stack:
+    """K models in training: parameters, Adam's moments, curves (epochs so far) of shape (epoch, K)."""
+
+    params: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    curves: dict[str, list[np.ndarray]]
+    epoch: int = 0
+    seconds: float = 0.0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, as plain tensors."""
+        out = {f"params.{k}": v.detach() for k, v in self.params.items()}
+        for name, p in self.params.items():
+            out |= {f"adam.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
+        out |= {f"curves.{k}": torch.tensor(np.array(v)) for k, v in self.curves.items()}
+        return out | {"epoch": torch.tensor(self.epoch), "seconds": torch.tensor(self.seconds)}
+
+    def load(self, saved: dict[str, Tensor]) -> None:
+        for name, p in self.params.items():
+            p.data.copy_(saved[f"params.{name}"])
+            self.optimizer.state[p] = {k: saved[f"adam.{name}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        self.curves = {k: list(saved[f"curves.{k}"].numpy()) for k in self.curves}
+        self.epoch, self.seconds = int(saved["epoch"]), float(saved["seconds"])
+
+
+def draw_masks(shapes: dict, seeds: list[int], epoch: int, n: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Masks (K, n, ...) of a whole epoch, zero or 1 / keep. 16-bit draws: the rate is exact to 1 / 65536."""
+    if not shapes:
+        return None
+    generators = [stream(seed, DROPOUT, epoch) for seed in seeds]
+    masks = {}
+    for name, (rate, shape) in shapes.items():
+        dropped, size = round(rate * 65536), n * int(np.prod(shape))
+        # the high half of each word first: any order will do, so read the generator's own 64-bit words
+        drawn = np.stack([g.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size] for g in generators])
+        kept = torch.from_numpy((drawn >= dropped).reshape(len(seeds), n, *shape))
+        masks[name] = kept.to(dtype).mul_(1 / (1 - dropped / 65536))
+    return masks
+
+
+def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: int, batch: int, lr: float,
+                weight_decay: float, dtype: torch.dtype = torch.float32, resume: dict[str, Tensor] | None = None,
+                checkpoint: Callable[[dict[str, Tensor]], None] | None = None, every: int = 50,
+                stop: Event | None = None):
+    """Train one arm for all `seeds`; returns the reference module and its trained Stack.
+
+    `resume` takes what `checkpoint` was given every `every` epochs; setting `stop` ends training with
+    KeyboardInterrupt.
+
+    Adam with L2 weight decay, mean squared error over a batch, as published. `train_loss` of an epoch is the mean over
+    its windows while it trained (dropout on), `val_loss` the mean over the validation windows after it (dropout off).
+    """
+    modules = [initial_model(build, seed).to(dtype) for seed in seeds]
+    model = modules[0]
+    params = {k: v.detach().clone().requires_grad_() for k, v in stack_module_state(modules)[0].items()}
+    optimizer = torch.optim.Adam(params.values(), lr=lr, weight_decay=weight_decay, fused=True)
+    stack = Stack(params, optimizer, {"train_loss": [], "val_loss": []})
+    if resume is not None:
+        stack.load(resume)
+    x, y = (torch.tensor(v["train"], dtype=dtype) for v in (windows.x, windows.target))
+    x_val, y_val = (torch.tensor(v["validation"], dtype=dtype) for v in (windows.x, windows.target))
+    x_val, n, shapes = x_val.expand(len(seeds), -1, -1), len(x), mask_shapes(model, x.shape[1])
+    while stack.epoch < epochs:
+        started = time.perf_counter()
+        order = torch.from_numpy(np.stack([stream(seed, ORDER, stack.epoch).permutation(n) for seed in seeds]))
+        xs, ys, masks = x[order], y[order], draw_masks(shapes, seeds, stack.epoch, n, dtype)
+        squared = torch.zeros(len(seeds), dtype=dtype)
+        for i in range(0, n, batch):
+            part = slice(i, i + batch)
+            now = masks and {k: v[:, part] for k, v in masks.items()}
+            error = (forward(model, params, xs[:, part], now) - ys[:, part]).square()
+            optimizer.zero_grad()
+            error.mean(1).sum().backward()  # seeds share no weight, so each gets the gradient of its own mean
+            optimizer.step()
+            squared += error.detach().sum(1)
+        with torch.no_grad():
+            val = (forward(model, params, x_val) - y_val).square().mean(1)
+        stack.curves["train_loss"].append((squared / n).numpy())
+        stack.curves["val_loss"].append(val.numpy())
+        stack.epoch += 1
+        stack.seconds += time.perf_counter() - started
+        if checkpoint and stack.epoch % every == 0 and stack.epoch < epochs:
+            checkpoint(stack.tensors())
+        if stop is not None and stop.is_set():
+            raise KeyboardInterrupt
+    return model, stack
+
+
+def predict(model, stack: Stack, x: np.ndarray, keep: dict | None = None) -> np.ndarray:
+    """Standardised predictions (K, n) for windows x (n, T); `keep` as in `attention_forward`."""
+    dtype = next(iter(stack.params.values())).dtype
+    xs = torch.tensor(x, dtype=dtype).expand(stack.params["head.bias"].shape[0], -1, -1)
+    with torch.no_grad():
+        if keep is not None and isinstance(model, AttentionForecaster):
+            return attention_forward(model, stack.params, xs, None, keep).numpy()
+        return forward(model, stack.params, xs).numpy()

@@ -1,0 +1,72 @@
+"""A study: its arms, parameters, specs and how to run them. Each lives in `seqlib.studies.NAME` as `STUDY`."""
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from seqlib.errors import UsageError, first_problem, nearest
+from seqlib.record import Record, Spec
+from seqlib.store import ROOT
+
+NAMES = ("airline", "shakespeare", "attention_search", "ernie", "gpt2")
+PROFILES = ("smoke", "quick", "full")
+
+
+class Params(BaseModel):
+    """Parameters of a study's notebook; a study extends it. Wrong names, types and ranges are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    profile: Literal["smoke", "quick", "full"] = "quick"
+
+
+@dataclass(frozen=True)
+class Study:
+    """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group.
+
+    `run(specs)` returns the records in the order of the specs. `modules` are the sources whose hash a record
+    carries; `arms` maps each arm to a function that returns its parameter counts.
+    """
+
+    name: str
+    spec: type[Spec]
+    params: type[Params]
+    specs: Callable[[Params], list[Spec]]
+    group: Callable[[list[Spec]], list[list[Spec]]]
+    run: Callable[[list[Spec]], list[Record]]
+    modules: tuple[str, ...]
+    arms: dict[str, Callable[[], dict[str, int]]]
+
+    def parameters(self, profile: str, **overrides) -> Params:
+        """Values of notebooks/profiles/PROFILE.yaml with overrides, validated. Raises UsageError."""
+        if profile not in PROFILES:
+            raise nearest("profile", profile, PROFILES)
+        path = Path(os.environ.get("SEQLIB_ROOT") or ROOT) / "notebooks" / "profiles" / f"{profile}.yaml"
+        values = yaml.safe_load(path.read_text())[self.name]
+        return self.validate({"profile": profile, **values, **overrides})
+
+    def validate(self, values: dict) -> Params:
+        try:
+            return self.params(**values)
+        except ValidationError as error:
+            raise UsageError(f"study {self.name}, {first_problem(error)}; allowed: "
+                             f"{', '.join(self.params.model_fields)}") from None
+
+
+def built() -> list[str]:
+    """Names of the studies that this version can run."""
+    return [name for name in NAMES if importlib.util.find_spec(f"seqlib.studies.{name}")]
+
+
+def get(name: str) -> Study:
+    if name not in NAMES:
+        raise nearest("study", name, NAMES)
+    if name not in built():
+        raise UsageError(f"study {name!r} is not built yet; available: {', '.join(built())}")
+    return importlib.import_module(f"seqlib.studies.{name}").STUDY
