@@ -7,7 +7,7 @@ do not depend on which other seeds train beside it, and a checkpoint needs no ge
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import Event
+from threading import Event, Lock
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from seqlib.models.stacked import attention_forward, forward, mask_shapes
 from seqlib.studies.airline.protocol import Windows
 
 ORDER, DROPOUT = 1, 2  # streams of a seed
+_global_generator = Lock()  # stacks train in threads, and torch's modules draw their weights from one generator
 
 
 def stream(seed: int, name: int, epoch: int) -> np.random.Generator:
@@ -27,7 +28,7 @@ def stream(seed: int, name: int, epoch: int) -> np.random.Generator:
 
 def initial_model(build: Callable, seed: int):
     """A module whose weights depend on the seed alone; torch's global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
 
