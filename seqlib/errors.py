@@ -4,6 +4,10 @@
 class SeqlibError(Exception):
     """A run, a record or a data set failed; the command ends with exit code 1."""
 
+    def _render_traceback_(self) -> list[str]:
+        """In a notebook: the message alone (IPython asks for this)."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class UsageError(SeqlibError):
     """A name or a value that is not allowed; the command ends with exit code 2."""

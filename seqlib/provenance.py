@@ -13,6 +13,7 @@ from pathlib import Path
 PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas")
 
 
+@functools.cache  # once a process: what it imported is what it runs, whatever happens to the files later
 def code_hash(modules: tuple[str, ...]) -> str:
     """sha256 over the source of the named modules, which are those that determine a study's results."""
     h = hashlib.sha256()

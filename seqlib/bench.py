@@ -1,0 +1,89 @@
+"""Benchmarks: ours and a reference in one process, alternating, so that the machine's drift hits both alike."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from seqlib.errors import nearest
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two calls that do the same work. `ours_units` and `reference_units` divide their times (seeds a call); `flop` is
+    the arithmetic of one unit, for utilisation."""
+
+    name: str
+    ours: Callable[[], object]
+    reference: Callable[[], object]
+    ours_units: float = 1
+    reference_units: float = 1
+    flop: float | None = None
+
+
+def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
+    """Rate of a square float32 product on all threads, GFLOP/s."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(times) / 1e9
+
+
+def measure(case: Case, rounds: int = 3) -> dict:
+    """Medians over `rounds` alternations after a warm-up of each."""
+    ours, reference, rates = [], [], []
+    case.ours(), case.reference()
+    for _ in range(rounds):
+        rates.append(matmul_gflops())
+        for call, times, units in ((case.ours, ours, case.ours_units),
+                                   (case.reference, reference, case.reference_units)):
+            started = time.perf_counter()
+            call()
+            times.append((time.perf_counter() - started) / units)
+    ours_s, reference_s, rate = map(statistics.median, (ours, reference, rates))
+    row = {"name": case.name, "ours_s": round(ours_s, 6), "reference_s": round(reference_s, 6),
+           "ratio": round(reference_s / ours_s, 2), "rounds": rounds, "threads": torch.get_num_threads(),
+           "matmul_gflops": round(rate, 1)}
+    if case.flop:
+        achieved = case.flop / ours_s / 1e9
+        row |= {"ours_gflops": round(achieved, 1), "utilisation": round(achieved / rate, 3)}
+    return row
+
+
+def airline_cases() -> list[Case]:
+    """Seconds a seed for the published 150 epochs: K = 30 stacked against the plain loop over one seed."""
+    from seqlib.studies.airline import protocol
+    from seqlib.studies.airline.arms import ARMS, PUBLISHED
+    from seqlib.studies.airline.reference import train_loop
+    from seqlib.studies.airline.run import run_stacked
+    from seqlib.studies.airline.specs import AirlineSpec, parameter_counts
+
+    y, split, epochs = protocol.load_series().to_numpy(), protocol.splits("published")[0], 50
+    cases = []
+    for name in PUBLISHED:
+        arm, windows = ARMS[name], protocol.make_windows(y, split, "level")
+        specs = [AirlineSpec(arm=name, seed=seed, epochs=epochs) for seed in range(30)]
+        share = epochs / 150
+        # Forward and twice that backward, 2 flop a weight and month, for the module as published: it runs all months
+        # through every layer. Ours computes what the head reads, so its utilisation may pass 1 in the attention arms.
+        flop = 3 * 2 * parameter_counts(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
+        cases.append(Case(
+            f"airline-{name}", lambda specs=specs: run_stacked(specs),
+            lambda arm=arm, windows=windows: train_loop(arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3,
+                                                        weight_decay=1e-5), 30 * share, share, flop))
+    return cases
+
+
+BENCHES: dict[str, Callable[[], list[Case]]] = {"airline": airline_cases}
+
+
+def run_benches(name: str | None = None) -> list[dict]:
+    """Rows of one group of benches or of all. Raises UsageError on an unknown name."""
+    if name is not None and name not in BENCHES:
+        raise nearest("bench", name, BENCHES)
+    return [measure(case) for key, cases in BENCHES.items() if name in (None, key) for case in cases()]

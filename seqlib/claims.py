@@ -1,0 +1,259 @@
+"""Verdicts on the seed documents' claims, computed from the archive's records and never typed.
+
+`ledger()` reads claims.yaml, evaluates each claim's declared test and adjusts the p-values of a study by Holm.
+The tests are `parameters` (exact counts), `values` (figures of one run), `order` (pairs of arms) and `ratio` (a
+contrast of two groups of arms); book/methods.md says what each decides and why.
+"""
+
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from seqlib import stats, study
+from seqlib.errors import nearest
+from seqlib.provenance import code_hash
+from seqlib.store import Store
+
+VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "inconclusive", "confounded",
+            "not comparable", "not run")
+
+
+@dataclass
+class Verdict:
+    """One row of the ledger. `ours` and `ci` have one entry an arm or pair; `p` is adjusted within the study later."""
+
+    id: str
+    study: str
+    kind: str
+    says: str
+    verdict: str = "not run"
+    seeds: int = 0
+    seed_value: Any = None
+    ours: dict = field(default_factory=dict)
+    ci: dict = field(default_factory=dict)
+    p: float | None = None
+    p_holm: float | None = None
+    probability: float | None = None
+    reason: str = ""
+    repairs: dict = field(default_factory=dict)
+    changes: str = ""
+    older_code: int = 0
+
+
+def load() -> dict:
+    return yaml.safe_load((files("seqlib") / "claims.yaml").read_text())
+
+
+def frame(records) -> pd.DataFrame:
+    """One row a record: its spec, its metrics, its code hash."""
+    return pd.DataFrame([{**r.spec, **r.metrics, "key": r.key, "code_hash": r.provenance["code_hash"]}
+                         for r in records])
+
+
+def archived(name: str) -> list:
+    """The archive's records at the published settings (those that the full profile asks for)."""
+    s = study.get(name)
+    planned = {spec.key for spec in s.specs(s.parameters("full"))}
+    return [record for record in Store.archive().records(name) if record.key in planned]
+
+
+def ledger(names: list[str] | None = None) -> list[Verdict]:
+    """Verdicts of the named studies (all if None), in the ledger's order. Raises UsageError on an unknown study."""
+    everything = load()
+    for name in names or []:
+        if name not in everything:
+            raise nearest("study", name, everything)
+    return [row for name in names or everything for row in study_verdicts(name, everything[name]["claims"])]
+
+
+def study_verdicts(name: str, claims: dict, table: pd.DataFrame | None = None) -> list[Verdict]:
+    """Evaluate `claims` on `table` (default: the archive's records)."""
+    if name in study.built() and table is None:
+        table = frame(archived(name))
+    rows = [Verdict(id_, name, c["kind"], c["says"].strip(), seed_value=c.get("seed"), changes=c.get("changes", ""))
+            for id_, c in claims.items()]
+    if table is None:
+        for row in rows:
+            row.reason = "this study has not been built yet"
+        return rows
+    pending = [(row, _evaluate(row, claims[row.id].get("test"), table)) for row in rows]
+    tests = [t for _, own in pending for t in own]
+    for t, p in zip(tests, stats.holm([t.p for t in tests])):
+        t.p_holm = p
+    for row, own in pending:
+        if own:
+            _conclude(row, own)
+    return rows
+
+
+@dataclass
+class Comparison:
+    """Paired differences of one claim (or of one repair of it), before and after Holm."""
+
+    name: str
+    seeds: int
+    effects: dict
+    ci: dict
+    seed_value: dict
+    p: float
+    claimed_direction: bool
+    equivalent: bool
+    probability: float
+    matches_size: bool | None = None
+    p_holm: float = 1.0
+
+    def verdict(self) -> str:
+        if self.seeds < stats.MINIMUM:
+            return "inconclusive"
+        if self.equivalent:
+            return "equivalent"
+        if self.p_holm >= 0.05:
+            return "inconclusive"
+        if not self.claimed_direction:
+            return "contradicted"
+        return "same direction" if self.matches_size is False else "reproduced"
+
+
+def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comparison]:
+    if test is None:
+        row.reason = "no test has been declared yet"
+        return []
+    if test["method"] == "parameters":
+        _parameters(row)
+        return []
+    if table.empty:
+        row.reason = "the archive has no records"
+        return []
+    chosen = table[(table.engine == test.get("engine", "stacked")) & (table.protocol == "published")]
+    wide = chosen.pivot(index="seed", columns="arm", values=test["metric"])
+    needed = _arms(row, test)
+    absent = [arm for arm in needed if arm not in wide or wide[arm].count() < 2]
+    if absent:
+        row.reason = f"the archive lacks runs of {', '.join(absent)}"
+        return []
+    used = chosen[chosen.arm.isin(needed)]
+    row.older_code = int((used.code_hash != code_hash(study.get(row.study).modules)).sum())
+    if test["method"] == "values":
+        _values(row, wide[needed])
+        return []
+    if test["method"] == "ratio":
+        return [_ratio(row, test, wide)]
+    repairs = test.get("repairs", {})
+    return [_order("as published", row, test, test["pairs"], wide)] + [
+        _order(name, row, test, repair["pairs"], wide) for name, repair in repairs.items()]
+
+
+def _arms(row: Verdict, test: dict) -> list[str]:
+    if test["method"] == "values":
+        return list(row.seed_value)
+    if test["method"] == "ratio":
+        return test["over"] + test["under"]
+    pairs = [*test["pairs"], *(pair for repair in test.get("repairs", {}).values() for pair in repair["pairs"])]
+    return list(dict.fromkeys(arm for pair in pairs for arm in pair))
+
+
+def _parameters(row: Verdict) -> None:
+    """Exact: the trainable counts of freshly built models."""
+    arms = study.get(row.study).arms
+    row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
+    row.ci = {arm: [n, n] for arm, n in row.ours.items()}
+    wrong = [arm for arm in row.ours if row.ours[arm] != row.seed_value[arm]]
+    row.verdict = "contradicted" if wrong else "reproduced"
+    row.reason = f"differs for {', '.join(wrong)}" if wrong else "all counts agree to the unit"
+
+
+def _values(row: Verdict, wide: pd.DataFrame) -> None:
+    """A figure of one run is reproduced when it could be one of ours: it lies in the 95% prediction interval for one
+    further run (simultaneous over the claim's arms). The interval of the mean is reported beside it."""
+    wide = wide.dropna()
+    row.seeds = len(wide)
+    row.ours = {arm: float(wide[arm].mean()) for arm in wide}
+    row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
+    outside = []
+    for arm in wide:
+        low, high = stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])
+        if not low <= row.seed_value[arm] <= high:
+            outside.append(f"{arm} (one run: {low:.4g} to {high:.4g})")
+    same_order = [*wide.mean().sort_values().index] == sorted(wide, key=lambda arm: row.seed_value[arm])
+    if row.seeds < stats.MINIMUM:
+        row.verdict, row.reason = "inconclusive", f"fewer than {stats.MINIMUM} seeds"
+    elif not outside:
+        row.verdict, row.reason = "reproduced", "each figure lies within the range of single runs"
+    else:
+        row.verdict = "same direction" if same_order and len(row.ours) > 1 else "contradicted"
+        row.reason = f"outside the range of single runs: {', '.join(outside)}"
+
+
+def _order(name: str, row: Verdict, test: dict, pairs: list, wide: pd.DataFrame) -> Comparison:
+    """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, at Bonferroni over pairs."""
+    wide = wide[list(dict.fromkeys(arm for pair in pairs for arm in pair))].dropna()
+    differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
+    p = {k: stats.sign_flip_p(d) for k, d in differences.items()}
+    reversed_ = [k for k, d in differences.items() if d.mean() >= 0]
+    margins = {f"{a} - {b}": test["margin"] * wide[b].mean() for a, b in pairs}
+    figures = row.seed_value or {}
+    return Comparison(
+        name, len(wide), {k: float(d.mean()) for k, d in differences.items()},
+        {k: list(stats.bca_interval(d)) for k, d in differences.items()},
+        {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if a in figures and b in figures},
+        min(1.0, min(p[k] for k in reversed_) * len(pairs)) if reversed_ else max(p.values()), not reversed_,
+        max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
+        min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs))
+
+
+def _ratio(row: Verdict, test: dict, wide: pd.DataFrame) -> Comparison:
+    """Geometric mean of `over` divided by that of `under`, seed by seed; claimed below 1."""
+    over, under = test["over"], test["under"]
+    logs = np.log(wide[over + under].dropna())
+    difference = (logs[over].mean(axis=1) - logs[under].mean(axis=1)).to_numpy()
+    low, high = np.exp(stats.bca_interval(difference))
+    said = float(np.exp(np.mean([np.log(row.seed_value[a]) for a in over])
+                        - np.mean([np.log(row.seed_value[a]) for a in under])))
+    name = f"{'+'.join(over)} / {'+'.join(under)}"
+    return Comparison("as published", len(logs), {name: float(np.exp(difference.mean()))},
+                      {name: [float(low), float(high)]}, {name: said}, stats.sign_flip_p(difference),
+                      difference.mean() < 0, stats.tost_p(difference, np.log1p(test["margin"])) < 0.05,
+                      stats.improvement_probability(logs[over].mean(axis=1), logs[under].mean(axis=1)),
+                      matches_size=bool(low <= said <= high))
+
+
+def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:
+    """The published comparison decides; where it holds and a repaired one does not, the claim is confounded."""
+    first, *repairs = comparisons
+    row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
+    row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
+    row.seed_value = first.seed_value or row.seed_value
+    row.repairs = {c.name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm} for c in repairs}
+    failing = [f"{c.name}: {c.verdict()}" for c in repairs if c.verdict() != row.verdict]
+    if row.verdict in ("reproduced", "same direction") and failing:
+        row.verdict, row.reason = "confounded", f"holds as published; {'; '.join(failing)}"
+    elif failing:
+        row.reason = "; ".join(failing)
+
+
+def as_rows(rows: list[Verdict]) -> list[dict]:
+    """JSON-ready rows."""
+    def clean(value):
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [clean(v) for v in value]
+        return None if isinstance(value, float) and not np.isfinite(value) else value
+
+    return [clean(asdict(row)) for row in rows]
+
+
+def answer_table() -> str:
+    """The front page's table in Markdown: each study's claims by verdict."""
+    text = ["| Study | Claims | " + " | ".join(VERDICTS) + " |", "|---|---|" + "---|" * len(VERDICTS)]
+    everything = load()
+    for name, entry in everything.items():
+        verdicts = [row.verdict for row in study_verdicts(name, entry["claims"])]
+        title = f"[{entry['title']}](studies/{name})" if name in study.built() else entry["title"]
+        counts = [str(verdicts.count(v) or "·") for v in VERDICTS]
+        text.append(f"| {title} | {len(verdicts)} | " + " | ".join(counts) + " |")
+    return "\n".join(text) + "\n"

@@ -1,0 +1,169 @@
+"""Execute notebooks into book pages with papermill: one subprocess each, only what has changed, never a half page.
+
+A page's inputs are its notebook, profile and parameters, the package's code, and the archive. Their digest stands
+beside the page; while it is the same, the page is not executed again. A failed run leaves the previous page in place.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+from tqdm import tqdm
+
+from seqlib import claims, study
+from seqlib.errors import SeqlibError, UsageError
+from seqlib.record import digest
+from seqlib.store import ROOT, Store, scratch, write_atomically
+from seqlib.sweep import cores
+
+LEDGER = "claims"  # the page of all verdicts; it has no parameters of its own
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook, the parameters it gets, and the page it becomes."""
+
+    name: str
+    values: dict
+
+    @property
+    def notebook(self) -> Path:
+        return ROOT / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def output(self) -> Path:
+        book = Path(os.environ.get("SEQLIB_BOOK") or ROOT / "book")
+        return book / "claims.ipynb" if self.name == LEDGER else book / "studies" / f"{self.name}.ipynb"
+
+    @property
+    def stamp(self) -> Path:
+        return self.output.with_name(f".{self.name}.inputs")
+
+    def inputs(self) -> str:
+        """Digest of all that the page depends on."""
+        package = Path(__file__).parent
+        sources = [self.notebook, *sorted(package.rglob("*.py")), *sorted(package.rglob("*.yaml"))]
+        archive = Store.archive().root
+        records = sorted(archive.glob("*/*.json" if self.name == LEDGER else f"{self.name}/*.json"))
+        hashes = [(str(path.name), hashlib.sha256(path.read_bytes()).hexdigest()) for path in [*sources, *records]]
+        return digest([self.values, hashes])
+
+    def fresh(self) -> bool:
+        return self.output.exists() and self.stamp.exists() and self.stamp.read_text() == self.inputs()
+
+
+def plan(names: list[str], profile: str, settings: list[str]) -> list[Page]:
+    """Pages to make, all parameters validated. `settings` are NAME=VALUE, VALUE in YAML. Raises UsageError."""
+    overrides = {}
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
+        try:
+            overrides[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UsageError(f"--set {name}: {value!r} is not a YAML value") from None
+    studies = [study.get(name) for name in names or study.built()]
+    values = [s.parameters(profile, **overrides).model_dump(mode="json") for s in studies]
+    pages = [Page(s.name, v) for s, v in zip(studies, values)]
+    missing = [page.notebook for page in pages if not page.notebook.exists()]
+    if missing:
+        raise UsageError(f"no notebook {missing[0]}; run from a source checkout, or set SEQLIB_ROOT to one")
+    return pages
+
+
+def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool = False) -> list[Page]:
+    """Execute the stale ones of `pages`, then the ledger if it is stale, then write the front page's answer table.
+
+    Returns what was executed. Raises SeqlibError that names every page that failed, after all have been tried.
+    """
+    done, failures = [], []
+    threads = max(1, cores() // max(1, workers))
+    for batch in (pages, [Page(LEDGER, {})]):
+        stale = [page for page in batch if not page.fresh()]
+        with ThreadPoolExecutor(max(1, workers)) as executor, tqdm(total=len(stale), desc="pages", unit="page",
+                                                                   disable=quiet or not stale) as bar:
+            futures = {executor.submit(execute, page, threads, timeout): page for page in stale}
+            for future in as_completed(futures):
+                try:
+                    future.result()
+                    done.append(futures[future])
+                except SeqlibError as error:
+                    failures.append(str(error))
+                bar.update()
+    write_atomically(ROOT / "book" / "answer.md" if "SEQLIB_BOOK" not in os.environ
+                     else Path(os.environ["SEQLIB_BOOK"]) / "answer.md", claims.answer_table().encode())
+    if failures:
+        raise SeqlibError("\n".join(failures))
+    return done
+
+
+def execute(page: Page, threads: int, timeout: float) -> None:
+    """Run one notebook in a subprocess of its own process group; move it into place when every cell has succeeded."""
+    inputs = page.inputs()
+    work = scratch() / "pages" / f"{page.name}.ipynb"
+    write_atomically(work.with_suffix(".yaml"), yaml.safe_dump(page.values).encode())
+    work.unlink(missing_ok=True)
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+                   **{n: str(threads) for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}}
+    command = [sys.executable, "-m", "papermill", str(page.notebook), str(work), "-f", str(work.with_suffix(".yaml")),
+               "--kernel", "python3", "--no-progress-bar", "--cwd", str(ROOT)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    try:
+        _, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise SeqlibError(f"page {page.name}: no result after {timeout:g} s, stopped{_failing_cell(work)}\n"
+                          "the previous page is unchanged; raise --timeout or choose a smaller profile") from None
+    finally:
+        _end_group(process)
+    problem = _problem(work, process.returncode)
+    if problem:
+        lines = [line for line in (stderr or "").strip().splitlines() if line.strip()]
+        raise SeqlibError(f"page {page.name}: {problem}{_failing_cell(work)}\n{lines[-1] if lines else ''}\n"
+                          f"the previous page is unchanged; the failed notebook is {work}")
+    write_atomically(page.output, work.read_bytes())
+    write_atomically(page.stamp, inputs.encode())
+
+
+def _end_group(process: subprocess.Popen) -> None:
+    """End papermill and its kernel, whatever state they are in."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _problem(work: Path, code: int) -> str | None:
+    """Trust the exit code and the outputs: papermill marks the cells of a dead kernel as completed."""
+    if code != 0:
+        return f"papermill ended with exit code {code}"
+    cells = [c for c in nbformat.read(work, 4).cells if c.cell_type == "code" and c.source.strip()]
+    if any(output.output_type == "error" for cell in cells for output in cell.outputs):
+        return "a cell raised an error"
+    return None if all(cell.execution_count for cell in cells) else "a cell was not executed"
+
+
+def _failing_cell(work: Path) -> str:
+    """The source of the cell that failed or was running, to print."""
+    if not work.exists():
+        return "; the notebook did not start"
+    try:
+        cells = [c for c in nbformat.read(work, 4).cells if c.cell_type == "code" and c.source.strip()]
+    except (json.JSONDecodeError, nbformat.reader.NotJSONError):
+        return ""
+    for number, cell in enumerate(cells, 1):
+        raised = [o for o in cell.outputs if o.output_type == "error"]
+        if raised or cell.execution_count is None:
+            error = f"\n{raised[0].ename}: {raised[0].evalue}" if raised else ""
+            return f" in code cell {number}:\n{cell.source}{error}"
+    return ""

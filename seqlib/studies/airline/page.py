@@ -1,0 +1,233 @@
+"""What the airline page says, computed from records: tables, figures with captions, sentences with numbers."""
+
+import numpy as np
+import pandas as pd
+
+from seqlib import claims, show, stats
+from seqlib.studies.airline import figures, protocol
+from seqlib.studies.airline.arms import ARMS, ATTENTION, PUBLISHED, RECURRENT
+from seqlib.study import get
+
+VERDICT_COLUMNS = {"id": "claim", "says": "the seed document says", "verdict": "verdict", "seeds": "seeds",
+                   "p_holm": "p (Holm)", "probability": "P(improvement)", "reason": "why"}
+
+
+def split_frame(records, engine: str = "stacked", kind: str = "published") -> pd.DataFrame:
+    frame = claims.frame(records)
+    return frame[(frame.engine == engine) & (frame.protocol == kind)]
+
+
+def baseline_lines(records, metric: str = "test_mae", kind: str = "published") -> dict[str, float]:
+    """Error of each baseline."""
+    classical = split_frame(records, "classical", kind)
+    return dict(zip(classical.arm, classical[metric]))
+
+
+def interval(values, digits: int = 1) -> str:
+    """`mean [low, high]` with a 95% interval of the mean."""
+    low, high = stats.bca_interval(values)
+    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def results(records, arms=PUBLISHED) -> pd.DataFrame:
+    """One row an arm: errors, gap, seconds."""
+    frame = split_frame(records)
+    rows = []
+    for arm in [a for a in arms if a in set(frame.arm)]:
+        own = frame[frame.arm == arm]
+        rows.append({"arm": arm, "seeds": len(own), "parameters": int(own.parameters.iloc[0]),
+                     "validation MAE": own.validation_mae.mean(), "test MAE [95% CI]": interval(own.test_mae),
+                     "test MSE [95% CI]": interval(own.test_mse, 0), "MAPE %": own.test_mape_percent.mean(),
+                     "MASE": own.test_mase.mean(), "gap": own.generalisation_gap.mean(), "s / seed": own.seconds.mean()})
+    return pd.DataFrame(rows)
+
+
+def baselines(records) -> pd.DataFrame:
+    classical = split_frame(records, "classical")
+    columns = {"arm": "baseline", "validation_mae": "validation MAE", "test_mae": "test MAE", "test_mse": "test MSE",
+               "test_mape_percent": "MAPE %", "test_mase": "MASE"}
+    return classical[list(columns)].rename(columns=columns).sort_values("test MAE")
+
+
+def stacked(records, arms) -> list:
+    """Records of `arms` on the published split, trained all seeds at once."""
+    return [r for r in records if r.spec["engine"] == "stacked" and r.spec["protocol"] == "published"
+            and r.spec["arm"] in arms]
+
+
+def show_losses(records, where: str) -> None:
+    chosen, frame = stacked(records, PUBLISHED), split_frame(records)
+    ratio = (frame[frame.arm.isin(PUBLISHED)].groupby("arm").val_loss.mean()
+             / frame[frame.arm.isin(PUBLISHED)].groupby("arm").train_loss.mean())
+    data = pd.concat([figures.quantiles(figures.curve_frame(chosen, name, first=1)).assign(curve=name)
+                      for name in ("train_loss", "val_loss")]).rename(columns={"x": "epoch"})
+    show.figure(lambda: figures.losses(chosen), name=f"airline-losses-{where}", data=data,
+                alt="Training and validation loss by epoch for five arms, median over seeds with a 95% band.",
+                caption=f"After the last epoch the validation loss is {ratio.min():.1f} times ({ratio.idxmin()}) to "
+                        f"{ratio.max():.1f} times ({ratio.idxmax()}) the training loss. Line: median; band: 95% of seeds.")
+
+
+def show_errors(records, arms, where: str, caption: str) -> None:
+    frame = split_frame(records)
+    frame = frame[frame.arm.isin(arms)]
+    lines = baseline_lines(records)
+    show.figure(lambda: figures.errors(frame, lines), name=f"airline-errors-{where}",
+                data=frame[["arm", "seed", "test_mae", "test_mse"]], caption=caption,
+                alt="Test error by arm: one dot a seed, mean with 95% interval, baselines as dashed vertical lines.")
+
+
+def published_caption(records) -> str:
+    frame, lines = split_frame(records), baseline_lines(records)
+    best = figures.summary(frame[frame.arm.isin(PUBLISHED)], "test_mae").iloc[0]
+    beaten_by = sorted((n for n, v in lines.items() if v < best.low), key=lines.get)
+    return (f"On the published protocol {best.arm} is best with a test MAE of {best['mean']:.1f} "
+            f"[{best.low:.1f}, {best.high:.1f}], and {len(beaten_by)} of {len(lines)} classical baselines are better "
+            f"still: {', '.join(f'{n} ({lines[n]:.1f})' for n in beaten_by)}.")
+
+
+def repaired_caption(records) -> str:
+    frame = split_frame(records)
+    means = frame.groupby("arm").test_mae.mean()
+    gains = ", ".join(f"{a} {means[a]:.0f} to {means[f'{a}-logdiff']:.0f}" for a in PUBLISHED)
+    return (f"Logging and seasonally differencing the input is the repair that matters (test MAE: {gains}); equal "
+            f"dropout moves rope from {means['rope']:.1f} to {means['rope-dropout']:.1f}, matched parameters lstm from "
+            f"{means['lstm']:.1f} to {means['lstm-matched']:.1f}.")
+
+
+def show_bars(records) -> None:
+    frame = claims.frame(records)
+    frame = frame[(frame.protocol == "published") & frame.arm.isin(PUBLISHED)]
+    seconds = frame.groupby(["arm", "engine"]).seconds.agg(["mean", "count"]).reset_index()
+    counts = {arm: get("airline").arms[arm]()["trainable"] for arm in PUBLISHED}
+    wide = seconds.pivot(index="arm", columns="engine", values="mean")
+    speed = (wide["loop"] / wide["stacked"]) if "loop" in wide else None
+    told = f"all seeds at once take {1 / speed.max():.0%} to {1 / speed.min():.0%} of a plain loop's time a seed" if (
+        speed is not None) else "the plain loop has not been timed here"
+    show.figure(lambda: figures.bars(counts, seconds), name="airline-cost", data=seconds,
+                alt="Bars of trainable parameters and of seconds a seed for five arms.",
+                caption=f"The LSTM has half again as many weights as the attention arms; {told}.")
+
+
+def show_profiles(records) -> None:
+    frame, chosen = split_frame(records).groupby("arm").attention_mass_last3.mean(), stacked(records, ATTENTION)
+    data = figures.quantiles(figures.curve_frame(chosen, "attention_profile"))
+    oldest = data[data.x == 0].set_index("arm")["median"]
+    told = "; ".join(f"{a} {oldest[a]:.2f} and {frame[a]:.2f}" for a in ATTENTION)
+    show.figure(lambda: figures.profiles(chosen, ATTENTION), name="airline-attention", data=data,
+                alt="Attention weight of the last query on each of the twelve months, three encodings.",
+                caption=f"Weight on the same month a year before (t-12), and on the last three months together: {told}. "
+                        f"Uniform attention would give 0.08 and 0.25.")
+
+
+def show_forecasts(records, arms: tuple[str, ...], caption: str) -> None:
+    chosen = stacked(records, arms)
+    classical = {r.spec["arm"]: r.curves["forecast_test"] for r in records
+                 if r.spec["engine"] == "classical" and r.spec["protocol"] == "published"}
+    data = figures.quantiles(figures.curve_frame(chosen, "forecast_test")).rename(columns={"x": "test_month"})
+    show.figure(lambda: figures.forecasts(chosen, arms, {"sarima": classical["sarima"]}), name="airline-forecasts",
+                alt="Forecasts over the fifteen test months, one panel an arm, with the truth and SARIMA.",
+                caption=caption, data=data)
+
+
+def forecast_caption(records, arms=PUBLISHED) -> str:
+    series, bias = protocol.load_series().to_numpy()[protocol.splits("published")[0].validation_end :], {}
+    for r in stacked(records, arms):
+        bias.setdefault(r.spec["arm"], []).append(np.mean(np.array(r.curves["forecast_test"]) - series))
+    told = ", ".join(f"{arm} {np.mean(v):+.0f}" for arm, v in bias.items())
+    return f"Mean error over the test months, in thousands of passengers (below zero: forecast too low): {told}."
+
+
+def show_rolling(records) -> None:
+    frame = claims.frame(records)
+    frame = frame[frame.protocol == "rolling"]
+    arms = {"lstm": "-", "learned": "-", "lstm-logdiff-wd0.1": "--", "learned-logdiff-wd0.1": "--"}
+    means = frame.groupby("arm").test_mae.mean()
+    networks = means[[a for a in means.index if a in ARMS]]
+    show.figure(lambda: figures.rolling(frame, arms, ("holt-winters", "sarima")), name="airline-rolling",
+                data=frame[["arm", "seed", "test_mae", *[f"test_mae_{y}" for y in protocol.ROLLING_YEARS]]],
+                alt="Test error in each year from 1955 to 1960 for selected arms and two baselines.",
+                caption=f"Over six test years the best network, {networks.idxmin()}, has a mean MAE of "
+                        f"{networks.min():.1f}; Holt-Winters {means['holt-winters']:.1f}, SARIMA {means['sarima']:.1f}.")
+
+
+def rolling_table(records) -> pd.DataFrame:
+    frame = claims.frame(records)
+    frame = frame[frame.protocol == "rolling"]
+    rows = [{"arm": arm, "runs": len(own), "mean MAE [95% CI]": interval(own.test_mae) if len(own) > 1 else
+             f"{own.test_mae.iloc[0]:.1f}", **{str(y): own[f"test_mae_{y}"].mean() for y in protocol.ROLLING_YEARS}}
+            for arm, own in frame.groupby("arm")]
+    return pd.DataFrame(rows).sort_values("mean MAE [95% CI]", key=lambda c: c.str.split().str[0].astype(float))
+
+
+def chosen_arm(records) -> tuple[str, pd.DataFrame]:
+    """The arm with the lowest mean validation MAE, and its runs. Test months play no part."""
+    frame = split_frame(records)
+    arm = frame.groupby("arm").validation_mae.mean().idxmin()
+    return arm, frame[frame.arm == arm]
+
+
+def against_baselines(records) -> str:
+    """Does an arm chosen on validation beat Holt-Winters on test MAE?"""
+    arm, own = chosen_arm(records)
+    lines, tried = baseline_lines(records), split_frame(records).arm.nunique()
+    validation = baseline_lines(records, "validation_mae")
+    low, high = stats.bca_interval(own.test_mae)
+    text = [f"Of {tried} arms, **{arm}** has the lowest validation MAE ({own.validation_mae.mean():.1f}; Holt-Winters "
+            f"{validation['holt-winters']:.1f}, SARIMA {validation['sarima']:.1f}). Its test MAE is {interval(own.test_mae)}."]
+    for name in ("holt-winters", "sarima"):
+        how = "beats" if high < lines[name] else "loses to" if low > lines[name] else "does not differ from"
+        text.append(f"It {how} {name} ({lines[name]:.1f}).")
+    rolled = claims.frame(records)
+    rolled = rolled[(rolled.protocol == "rolling") & (rolled.arm == arm)]
+    if len(rolled):
+        years = baseline_lines(records, "test_mae", "rolling")
+        low, high = stats.bca_interval(rolled.test_mae)
+        how = "ahead of" if high < years["holt-winters"] else "behind" if low > years["holt-winters"] else "level with"
+        text.append(f"Over the six rolling years its MAE is {interval(rolled.test_mae)}, {how} Holt-Winters "
+                    f"({years['holt-winters']:.1f}); SARIMA has {years['sarima']:.1f}.")
+    return " ".join(text)
+
+
+def answer(records) -> str:
+    """The page's first lines: the answer, and how sure."""
+    rows = {r.id: r for r in claims.study_verdicts("airline", claims.load()["airline"]["claims"])}
+    means, lines = split_frame(records).groupby("arm").test_mae.mean(), baseline_lines(records)
+
+    def reach(family, suffix=""):
+        values = [means[f"{arm}{suffix}"] for arm in family]
+        return f"{min(values):.0f} to {max(values):.0f}"
+
+    repaired = rows["A04"].repairs["log seasonal difference as input"]["verdict"]
+    return (f"**Attention against recurrence: {rows['A04'].verdict}.** On the published protocol, over {rows['A04'].seeds} "
+            f"paired seeds, the attention arms have a test MAE of {reach(ATTENTION)} thousand passengers and the recurrent "
+            f"arms {reach(RECURRENT)}. With the seasonal log difference as input it is {reach(ATTENTION, '-logdiff')} "
+            f"against {reach(RECURRENT, '-logdiff')}, and the same claim is {repaired}. SARIMA has {lines['sarima']:.1f}, "
+            f"Holt-Winters {lines['holt-winters']:.1f}. " + against_baselines(records))
+
+
+def verdicts() -> pd.DataFrame:
+    rows = claims.as_rows(claims.study_verdicts("airline", claims.load()["airline"]["claims"]))
+    return pd.DataFrame(rows)[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
+
+
+def recorded_on(records) -> str:
+    """The machine and code of the archived runs."""
+    machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"], r.provenance["versions"]["torch"])
+                for r in records}
+    current = claims.code_hash(get("airline").modules)
+    older = sum(r.provenance["code_hash"] != current for r in records)
+    told = "; ".join(f"{cpu}, {cores} cores, torch {version}" for cpu, cores, version in sorted(machines))
+    return (f"{len(records)} archived runs, recorded on {told}." + (
+        f" **{older} of them were recorded with older code.**" if older else " All with the code of this version."))
+
+
+def interventions(records) -> str:
+    """A12 in words."""
+    m = split_frame(records).groupby("arm")[["attention_mass_last3", "test_mse"]].mean()
+    row = next(r for r in claims.study_verdicts("airline", claims.load()["airline"]["claims"]) if r.id == "A12")
+    return (f"Forcing the rotary arm to look at recent months raises the mass on the last three from "
+            f"{m.attention_mass_last3['rope']:.2f} to {m.attention_mass_last3['rope-recent']:.2f}, and its test MSE goes "
+            f"from {m.test_mse['rope']:.0f} to {m.test_mse['rope-recent']:.0f}. Forbidding the learned arm those months "
+            f"takes {m.attention_mass_last3['learned']:.2f} to {m.attention_mass_last3['learned-not-recent']:.2f}, and its "
+            f"MSE from {m.test_mse['learned']:.0f} to {m.test_mse['learned-not-recent']:.0f}. Verdict on A12: "
+            f"**{row.verdict}**.")
