@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from seqlib import stats, study
-from seqlib.errors import nearest
+from seqlib.errors import SeqlibError, nearest
 from seqlib.provenance import code_hash
 from seqlib.store import Store
 
@@ -54,11 +54,17 @@ def frame(records) -> pd.DataFrame:
                          for r in records])
 
 
-def archived(name: str) -> list:
-    """The archive's records at the published settings (those that the full profile asks for)."""
-    s = study.get(name)
+def archived(name: str, complete: bool = False) -> list:
+    """The archive's records at the published settings (those that the full profile asks for).
+
+    With `complete`, raises SeqlibError where some are missing."""
+    s, store = study.get(name), Store.archive()
     planned = {spec.key for spec in s.specs(s.parameters("full"))}
-    return [record for record in Store.archive().records(name) if record.key in planned]
+    records = [record for record in store.records(name) if record.key in planned]
+    if complete and len(records) < len(planned):
+        raise SeqlibError(f"the archive {store.root / name} lacks {len(planned) - len(records)} of {len(planned)} runs; "
+                          f"run `seqlib sweep {name} --profile full`")
+    return records
 
 
 def ledger(names: list[str] | None = None) -> list[Verdict]:
@@ -245,6 +251,33 @@ def as_rows(rows: list[Verdict]) -> list[dict]:
         return None if isinstance(value, float) and not np.isfinite(value) else value
 
     return [clean(asdict(row)) for row in rows]
+
+
+def ledger_table(rows: list[Verdict]) -> pd.DataFrame:
+    """The ledger's overview, one row a claim."""
+    return pd.DataFrame([{"claim": r.id, "study": r.study, "verdict": r.verdict, "seeds": r.seeds, "p (Holm)": r.p_holm,
+                          "P(improvement)": r.probability, "the document says": r.says} for r in rows])
+
+
+def ledger_text(entry: dict, rows: list[Verdict]) -> str:
+    """One study's claims in Markdown, with figures, intervals and what would change the verdict."""
+    def number(value):
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+    text = [f"## {entry['title']}", f"Known flaws of document {entry['document']}: {entry['flaws'].strip()}"]
+    for r in rows:
+        text.append(f"### {r.id}: {r.verdict}\n\n{r.says}")
+        if r.ours:
+            said = r.seed_value if isinstance(r.seed_value, dict) else {}
+            text.append("| | document | ours | 95% interval |\n|---|---|---|---|\n" + "\n".join(
+                f"| {k} | {number(said[k]) if k in said else ''} | {number(v)} | "
+                f"{number(r.ci[k][0])} to {number(r.ci[k][1])} |" for k, v in r.ours.items()))
+        facts = [f"{r.seeds} paired seeds" if r.seeds else "", f"p = {r.p_holm:.2g} (Holm)" if r.p_holm is not None else "",
+                 f"P(improvement) = {r.probability:.2f}" if r.probability is not None else "", r.reason,
+                 f"{r.older_code} runs recorded with older code" if r.older_code else "",
+                 f"would change it: {r.changes.rstrip('.')}" if r.changes else ""]
+        text.append("; ".join(f for f in facts if f) + ".")
+    return "\n\n".join(text)
 
 
 def answer_table() -> str:

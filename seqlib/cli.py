@@ -101,9 +101,9 @@ def sweep(name, profile, arms, seeds, workers):
 
                 raise nearest(f"arm in profile {profile}:", arm, available)
         specs = [spec for spec in specs if spec.arm in wanted]
-    store = Store.of_profile(profile)
-    records = run_sweep(specs, store, workers=workers)
-    click.echo(f"{len(records)} records of {name} in {store.root / name}")
+    store, trained = Store.of_profile(profile), []
+    records = run_sweep(specs, store, workers=workers, trained=trained)
+    click.echo(f"{len(records)} records of {name} in {store.root / name}, {len(trained)} of them new")
 
 
 @cli.command()
@@ -151,9 +151,9 @@ def bench(name, as_json):
 @example("seqlib data airline")
 def data(name, as_json):
     """Where each data set was found, and its sha256; fetches it if absent."""
-    from seqlib.data import locate_all
+    from seqlib.data import rows
 
-    show(locate_all(name), as_json)
+    show(rows(name), as_json)
 
 
 @cli.command()

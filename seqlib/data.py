@@ -40,8 +40,13 @@ def airline() -> Located:
 DATA: dict[str, Callable[[], Located]] = {"airline": airline}
 
 
-def locate_all(name: str | None = None) -> list[dict]:
-    """Rows for one data set or for all. Raises UsageError on an unknown name."""
-    if name is not None and name not in DATA:
+def locate(name: str) -> Located:
+    """Find a data set and check it. Raises UsageError on an unknown name, SeqlibError on a wrong or absent file."""
+    if name not in DATA:
         raise nearest("data set", name, DATA)
-    return [asdict(find()) for key, find in DATA.items() if name in (None, key)]
+    return DATA[name]()
+
+
+def rows(name: str | None = None) -> list[dict]:
+    """JSON-ready rows for one data set or for all."""
+    return [asdict(locate(key)) for key in ([name] if name else DATA)]

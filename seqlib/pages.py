@@ -40,8 +40,7 @@ class Page:
 
     @property
     def output(self) -> Path:
-        book = Path(os.environ.get("SEQLIB_BOOK") or ROOT / "book")
-        return book / "claims.ipynb" if self.name == LEDGER else book / "studies" / f"{self.name}.ipynb"
+        return ROOT / "book" / ("claims.ipynb" if self.name == LEDGER else f"studies/{self.name}.ipynb")
 
     @property
     def stamp(self) -> Path:
@@ -99,8 +98,9 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool 
                 except SeqlibError as error:
                     failures.append(str(error))
                 bar.update()
-    write_atomically(ROOT / "book" / "answer.md" if "SEQLIB_BOOK" not in os.environ
-                     else Path(os.environ["SEQLIB_BOOK"]) / "answer.md", claims.answer_table().encode())
+    answer = ROOT / "book" / "answer.md"
+    if done or not answer.exists():
+        write_atomically(answer, claims.answer_table().encode())
     if failures:
         raise SeqlibError("\n".join(failures))
     return done
@@ -112,8 +112,8 @@ def execute(page: Page, threads: int, timeout: float) -> None:
     work = scratch() / "pages" / f"{page.name}.ipynb"
     write_atomically(work.with_suffix(".yaml"), yaml.safe_dump(page.values).encode())
     work.unlink(missing_ok=True)
-    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-                   **{n: str(threads) for n in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}}
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DISABLE": "1",
+                   **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))}
     command = [sys.executable, "-m", "papermill", str(page.notebook), str(work), "-f", str(work.with_suffix(".yaml")),
                "--kernel", "python3", "--no-progress-bar", "--cwd", str(ROOT)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -127,8 +127,10 @@ def execute(page: Page, threads: int, timeout: float) -> None:
         _end_group(process)
     problem = _problem(work, process.returncode)
     if problem:
-        lines = [line for line in (stderr or "").strip().splitlines() if line.strip()]
-        raise SeqlibError(f"page {page.name}: {problem}{_failing_cell(work)}\n{lines[-1] if lines else ''}\n"
+        last = [line for line in (stderr or "").splitlines() if line.strip()][-1:]
+        cell = _failing_cell(work)
+        told = "" if last and last[0] in cell else "\n" + "".join(last)
+        raise SeqlibError(f"page {page.name}: {problem}{cell}{told}\n"
                           f"the previous page is unchanged; the failed notebook is {work}")
     write_atomically(page.output, work.read_bytes())
     write_atomically(page.stamp, inputs.encode())

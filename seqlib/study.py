@@ -2,10 +2,8 @@
 
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import yaml
@@ -28,10 +26,9 @@ class Params(BaseModel):
 
 @dataclass(frozen=True)
 class Study:
-    """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group.
-
-    `run(specs)` returns the records in the order of the specs. `modules` are the sources whose hash a record
-    carries; `arms` maps each arm to a function that returns its parameter counts.
+    """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group and
+    returns its records in the order of the specs. `modules` are the sources whose hash a record carries; `data` names the
+    data sets, which a sweep checks before it trains; `arms` maps each arm to a function that counts its parameters.
     """
 
     name: str
@@ -41,13 +38,14 @@ class Study:
     group: Callable[[list[Spec]], list[list[Spec]]]
     run: Callable[[list[Spec]], list[Record]]
     modules: tuple[str, ...]
+    data: tuple[str, ...]
     arms: dict[str, Callable[[], dict[str, int]]]
 
     def parameters(self, profile: str, **overrides) -> Params:
         """Values of notebooks/profiles/PROFILE.yaml with overrides, validated. Raises UsageError."""
         if profile not in PROFILES:
             raise nearest("profile", profile, PROFILES)
-        path = Path(os.environ.get("SEQLIB_ROOT") or ROOT) / "notebooks" / "profiles" / f"{profile}.yaml"
+        path = ROOT / "notebooks" / "profiles" / f"{profile}.yaml"
         values = yaml.safe_load(path.read_text())[self.name]
         return self.validate({"profile": profile, **values, **overrides})
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 from tqdm.auto import tqdm
 
+from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError
 from seqlib.record import Record, Spec
@@ -56,8 +58,8 @@ def pool(workers: int) -> Executor:
 
 
 def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None, workers: int = 1,
-          quiet: bool = False) -> list[Record]:
-    """Records of all `specs` from `store`, after running those that are missing.
+          quiet: bool = False, trained: list[Record] | None = None) -> list[Record]:
+    """Records of all `specs` from `store`, after running those that are missing; these are added to `trained` as well.
 
     Locks are one a spec: two sweeps on one store share the work, and a run that another process holds is waited for,
     not done twice. Killing a sweep loses the runs in flight at most. Raises SeqlibError when a worker dies.
@@ -68,52 +70,75 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     executor = executor or pool(workers)
     known = {spec.key: store.get(spec) for spec in specs}
     missing = [spec for spec in {s.key: s for s in specs}.values() if known[spec.key] is None]
-    groups = studies.get(specs[0].study).group(missing)
+    study = studies.get(specs[0].study)
+    for name in study.data if missing else ():
+        data.locate(name)
+    groups, trained = study.group(missing), [] if trained is None else trained
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study, unit="run",
                   disable=quiet or not missing) as bar:
-            busy = _pass(groups, store, executor, workers, bar, known, wait_for_locks=False)
-            _pass(busy, store, executor, workers, bar, known, wait_for_locks=True)
+            run = Run(store, executor, workers, bar, known, trained)
+            held_elsewhere = run.groups(groups, wait_for_locks=False)
+            run.groups(held_elsewhere, wait_for_locks=True)
     finally:
         if own:
             executor.shutdown(wait=False, cancel_futures=True)
     return [known[spec.key] for spec in specs]
 
 
-def _pass(groups, store: Store, executor: Executor, workers: int, bar, known: dict, wait_for_locks: bool) -> list:
-    """Run `groups`; returns those whose specs another process holds."""
-    queue, held_elsewhere, running = list(groups), [], {}
-    try:
-        while queue or running:
-            while queue and len(running) < workers:
-                locks, mine, busy = ExitStack(), [], []
-                for spec in sorted(queue.pop(0), key=lambda s: s.key):  # one order for all: no deadlock
-                    held = locks.enter_context(store.lock(spec, wait_for_locks))
-                    known[spec.key] = store.get(spec) if held else None
-                    if not held:
-                        busy.append(spec)
-                    elif known[spec.key] is None:
-                        mine.append(spec)
+@dataclass
+class Run:
+    """One sweep under way; `known` maps each key to its record or None."""
+
+    store: Store
+    executor: Executor
+    workers: int
+    bar: tqdm
+    known: dict[str, Record | None]
+    trained: list[Record]
+
+    def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
+        """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
+        queue, held_elsewhere, running = list(groups), [], {}
+        try:
+            while queue or running:
+                while queue and len(running) < self.workers:
+                    locks, mine, busy = self.take(queue.pop(0), wait_for_locks)
+                    held_elsewhere += [busy] if busy else []
+                    if mine:
+                        self.bar.set_postfix_str(f"{mine[0].arm} x{len(mine)}")
+                        running[self.executor.submit(run_group, mine)] = (mine, locks)
                     else:
-                        bar.update()  # another sweep finished it since we looked
-                held_elsewhere += [busy] if busy else []
-                if mine:
-                    mine.sort(key=lambda s: s.seed)
-                    bar.set_postfix_str(f"{mine[0].arm} x{len(mine)}")
-                    running[executor.submit(run_group, mine)] = (mine, locks)
-                else:
-                    locks.close()
-            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
-                mine, locks = running.pop(future)
-                with locks:
-                    for record in _result(future, mine):
-                        store.put(record)
-                        known[record.key] = record
-                        bar.update()
-    finally:
-        for _, locks in running.values():
-            locks.close()
-    return held_elsewhere
+                        locks.close()
+                for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                    mine, locks = running.pop(future)
+                    with locks:
+                        self.keep(_result(future, mine))
+        finally:
+            for _, locks in running.values():
+                locks.close()
+        return held_elsewhere
+
+    def take(self, specs: list[Spec], wait_for_locks: bool) -> tuple[ExitStack, list[Spec], list[Spec]]:
+        """Lock `specs`: the locks, those that are ours to run, those that are held elsewhere."""
+        locks, mine, busy = ExitStack(), [], []
+        for spec in sorted(specs, key=lambda s: s.key):  # one order for all: no deadlock
+            held = locks.enter_context(self.store.lock(spec, wait_for_locks))
+            self.known[spec.key] = self.store.get(spec) if held else None
+            if not held:
+                busy.append(spec)
+            elif self.known[spec.key] is None:
+                mine.append(spec)
+            else:
+                self.bar.update()  # another sweep finished it since we looked
+        return locks, sorted(mine, key=lambda s: s.seed), busy
+
+    def keep(self, records: list[Record]) -> None:
+        for record in records:
+            self.store.put(record)
+            self.known[record.key] = record
+            self.trained.append(record)
+            self.bar.update()
 
 
 def _result(future: Future, specs: list[Spec]) -> list[Record]:

@@ -7,5 +7,5 @@ from seqlib.studies.airline.run import MODULES, run
 from seqlib.studies.airline.specs import AirlineParams, AirlineSpec, group, parameter_counts, specs_of
 from seqlib.study import Study
 
-STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run, MODULES,
+STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run, MODULES, ("airline",),
               {arm: partial(parameter_counts, arm) for arm in ARMS})

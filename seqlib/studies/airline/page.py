@@ -231,3 +231,24 @@ def interventions(records) -> str:
             f"takes {m.attention_mass_last3['learned']:.2f} to {m.attention_mass_last3['learned-not-recent']:.2f}, and its "
             f"MSE from {m.test_mse['learned']:.0f} to {m.test_mse['learned-not-recent']:.0f}. Verdict on A12: "
             f"**{row.verdict}**.")
+
+
+def meaning(records) -> str:
+    """The reading of the verdicts, with the effects it rests on."""
+    rows = {r.id: r for r in claims.study_verdicts("airline", claims.load()["airline"]["claims"])}
+    means = split_frame(records).groupby("arm").test_mae.mean()
+    loss = {a: 100 * (1 - means[f"{a}-logdiff"] / means[a]) for a in PUBLISHED}
+
+    def told(row):
+        return ", ".join(f"{k}: {row.ours[k]:.0f} [{row.ci[k][0]:.0f}, {row.ci[k][1]:.0f}]" for k in row.ours)
+
+    return "\n".join([
+        f"- **Family.** A04 is {rows['A04'].verdict}. The seasonal log difference lowers the test MAE by "
+        f"{min(loss.values()):.0f}% ({min(loss, key=loss.get)}) to {max(loss.values()):.0f}% ({max(loss, key=loss.get)}): most "
+        f"of the published distance between the families is how they fail outside the training range, not how they forecast.",
+        f"- **Encodings.** A05 is {rows['A05'].verdict} (differences in test MSE: {told(rows['A05'])}), A07 is "
+        f"{rows['A07'].verdict} ({told(rows['A07'])}). {rows['A05'].reason or rows['A07'].reason}.",
+        f"- **Cells.** A06 is {rows['A06'].verdict} ({told(rows['A06'])}).",
+        f"- **Single runs.** Of the document's figures, A02 is {rows['A02'].verdict}, A03 {rows['A03'].verdict}, A08 "
+        f"{rows['A08'].verdict}, A09 {rows['A09'].verdict}, A10 {rows['A10'].verdict}, A11 {rows['A11'].verdict}.",
+    ])

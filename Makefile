@@ -1,0 +1,28 @@
+# make book | test | lab. Each sets up .venv first, from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: book test lab clean
+
+book: .venv/installed
+	$(BIN)/seqlib run --profile quick
+	$(BIN)/jupyter-book build . -n -W --keep-going -q
+	@echo "The book: $(CURDIR)/_build/html/book/intro.html"
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed; name it with PYTHON=..."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt setuptools
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv _build book/studies book/claims.ipynb book/answer.md

@@ -1,0 +1,55 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_stores(monkeypatch, tmp_path):
+    """No test touches the project's stores."""
+    monkeypatch.setenv("SEQLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("SEQLIB_RESULTS", str(tmp_path / "results"))
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the project's notebooks and book in a folder of its own, and a function that runs `seqlib` there."""
+    root = tmp_path / "checkout"
+    for name in ("notebooks", "book"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("studies", "claims.ipynb", "answer.md"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy(ROOT / name, root)
+    (root / "results").symlink_to(ROOT / "results")
+    return Checkout(root)
+
+
+class Checkout:
+    def __init__(self, root: Path):
+        self.root = root
+
+    def environment(self, **more):
+        names = {"SEQLIB_ROOT": self.root, "SEQLIB_RUNS": self.root / "runs", "SEQLIB_RESULTS": self.root / "results"}
+        return {**os.environ, **{k: str(v) for k, v in {**names, **more}.items()}}
+
+    def profile(self, **values):
+        """Rewrite the smoke profile's airline parameters."""
+        path = self.root / "notebooks" / "profiles" / "smoke.yaml"
+        path.write_text(yaml.safe_dump({"airline": {**yaml.safe_load(path.read_text())["airline"], **values}}))
+
+    def start(self, *arguments, **more):
+        return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], env=self.environment(**more), text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def seqlib(self, *arguments, **more):
+        process = self.start(*arguments, **more)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    def records(self):
+        return sorted((self.root / "runs" / "records" / "airline").glob("*.json"))

@@ -1,0 +1,108 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from seqlib import claims
+from seqlib.errors import UsageError
+
+SEEDS = 12
+
+
+def table(**columns):
+    """Archive-like frame: `columns` maps an arm to its values."""
+    rows = [{"arm": arm, "seed": s, "test_mse": v, "engine": "stacked", "protocol": "published", "code_hash": "old"}
+            for arm, values in columns.items() for s, v in enumerate(values)]
+    return pd.DataFrame(rows)
+
+
+def noise(mean, spread=1.0, seed=0, n=SEEDS):
+    return np.random.default_rng(seed).normal(mean, spread, n)
+
+
+def verdict(data, test, kind="order", seed=None):
+    claim = {"kind": kind, "says": "x", "seed": seed, "test": {"metric": "test_mse", "margin": 0.05, **test}}
+    return claims.study_verdicts("airline", {"Z01": claim}, data)[0]
+
+
+def order(pairs, **more):
+    return {"method": "order", "pairs": pairs, **more}
+
+
+def test_the_ledger_has_every_claim_of_the_five_documents():
+    expected = {"airline": ("A", 13), "shakespeare": ("S", 11), "attention_search": ("X", 10), "ernie": ("E", 6),
+                "gpt2": ("G", 6)}
+    loaded = claims.load()
+    assert {n: list(e["claims"]) for n, e in loaded.items()} == {
+        n: [f"{letter}{i:02d}" for i in range(1, count + 1)] for n, (letter, count) in expected.items()}
+    kinds = {"exact", "value", "order", "gap", "mechanism", "pending"}
+    assert all(c["kind"] in kinds and c["says"] for e in loaded.values() for c in e["claims"].values())
+
+
+def test_a_ranking_is_reproduced_contradicted_inconclusive_or_equivalent():
+    low, high, same = noise(10), noise(14, seed=1), noise(10, 3.0, seed=2)
+    assert verdict(table(a=low, b=high), order([["a", "b"]])).verdict == "reproduced"
+    assert verdict(table(a=high, b=low), order([["a", "b"]])).verdict == "contradicted"
+    assert verdict(table(a=low, b=same), order([["a", "b"]])).verdict == "inconclusive"
+    assert verdict(table(a=low, b=low + noise(0, 0.05, 3)), order([["a", "b"]])).verdict == "equivalent"
+    assert verdict(table(a=low[:5], b=high[:5]), order([["a", "b"]])).verdict == "inconclusive"  # five seeds cannot
+    assert verdict(table(a=low), order([["a", "b"]])).verdict == "not run"
+
+
+def test_one_reversed_pair_refutes_a_ranking_and_one_unclear_pair_leaves_it_open():
+    a, b, c = noise(10), noise(14, seed=1), noise(18, seed=2)
+    assert verdict(table(a=a, b=b, c=c), order([["a", "b"], ["b", "c"]])).verdict == "reproduced"
+    assert verdict(table(a=a, b=b, c=c), order([["a", "b"], ["c", "b"]])).verdict == "contradicted"
+    assert verdict(table(a=a, b=b, c=noise(14.3, 6, 3)), order([["a", "b"], ["b", "c"]])).verdict == "inconclusive"
+
+
+def test_a_ranking_that_a_repair_removes_is_confounded():
+    a, b = noise(10), noise(14, seed=1)
+    data = table(a=a, b=b, a2=noise(10, 3, 4), b2=noise(10, 3, 5))
+    row = verdict(data, order([["a", "b"]], repairs={"equal dropout": {"pairs": [["a2", "b2"]]}}))
+    assert row.verdict == "confounded" and "equal dropout" in row.reason
+    kept = verdict(table(a=a, b=b, a2=a, b2=b), order([["a", "b"]], repairs={"equal dropout": {"pairs": [["a2", "b2"]]}}))
+    assert kept.verdict == "reproduced"
+
+
+def test_a_figure_of_one_run_is_held_against_single_runs():
+    data = table(a=noise(10), b=noise(20, seed=1))
+    values = {"method": "values"}
+    assert verdict(data, values, "value", {"a": 11.5, "b": 19.0}).verdict == "reproduced"
+    assert verdict(data, values, "value", {"a": 11.5, "b": 40.0}).verdict == "same direction"
+    assert verdict(data, values, "value", {"a": 50.0, "b": 19.0}).verdict == "contradicted"
+    row = verdict(data, values, "value", {"a": 11.5, "b": 19.0})
+    assert row.ours["a"] == pytest.approx(noise(10).mean()) and row.ci["a"][0] < row.ours["a"] < row.ci["a"][1]
+
+
+def test_a_ratio_tells_direction_from_size():
+    data = table(fast=noise(10, 0.1), slow=noise(20, 0.1, 1))
+    test = {"method": "ratio", "over": ["fast"], "under": ["slow"]}
+    assert verdict(data, test, "gap", {"fast": 5.0, "slow": 10.0}).verdict == "reproduced"
+    assert verdict(data, test, "gap", {"fast": 5.0, "slow": 6.0}).verdict == "same direction"
+    turned = {"method": "ratio", "over": ["slow"], "under": ["fast"]}
+    assert verdict(data, turned, "gap", {"fast": 5.0, "slow": 6.0}).verdict == "contradicted"
+
+
+def test_p_values_are_adjusted_over_all_comparisons_of_a_study():
+    a, b = noise(10), noise(12, 2.5, seed=1)
+    one = {"kind": "order", "says": "x", "test": {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]])}}
+    rows = claims.study_verdicts("airline", {f"Z0{i}": one for i in range(5)}, table(a=a, b=b))
+    assert rows[0].p_holm == pytest.approx(min(1, 5 * rows[0].p))
+
+
+def test_records_of_older_code_are_counted():
+    assert verdict(table(a=noise(10), b=noise(14, seed=1)), order([["a", "b"]])).older_code == 2 * SEEDS
+
+
+def test_studies_without_code_are_not_run_and_unknown_ones_refused():
+    rows = claims.ledger(["gpt2"])
+    assert {r.verdict for r in rows} == {"not run"} and len(rows) == 6
+    with pytest.raises(UsageError, match="unknown study"):
+        claims.ledger(["nope"])
+
+
+def test_exact_counts_are_compared_to_the_unit():
+    entry = claims.load()["airline"]["claims"]["A01"]
+    assert claims.study_verdicts("airline", {"A01": entry}, pd.DataFrame())[0].verdict == "reproduced"
+    wrong = {**entry, "seed": {**entry["seed"], "gru": 37890}}
+    assert claims.study_verdicts("airline", {"A01": wrong}, pd.DataFrame())[0].verdict == "contradicted"

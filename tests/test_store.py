@@ -1,0 +1,100 @@
+import json
+import resource
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from seqlib.errors import SeqlibError
+from seqlib.record import Record
+from seqlib.store import Store, write_atomically
+from seqlib.studies.airline.specs import AirlineSpec
+
+
+def put(store, seed):
+    record = Record.of(AirlineSpec(arm="lstm", seed=seed), {"mae": seed / 7}, {}, {"code_hash": "x"})
+    store.put(record)
+    return record
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+def test_a_record_comes_back_equal(store):
+    records = [put(store, seed) for seed in range(3)]
+    assert store.get(AirlineSpec(arm="lstm", seed=1)) == records[1]
+    assert store.get(AirlineSpec(arm="lstm", seed=9)) is None
+    assert {r.key for r in store.records("airline")} == {r.key for r in records}
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: text.replace('"mae":0.142857', '"mae":0.1'),
+                                    lambda text: "", lambda text: "{}"])
+def test_a_damaged_record_is_set_aside_with_a_message_and_the_others_stay(store, damage):
+    records = [put(store, seed) for seed in range(3)]
+    path = store.path("airline", records[1].key)
+    changed = damage(path.read_text())
+    assert changed != path.read_text()
+    path.write_text(changed)
+    with pytest.warns(UserWarning, match="damaged record set aside"):
+        assert store.get(AirlineSpec(arm="lstm", seed=1)) is None
+    assert path.with_name(path.name + ".damaged").read_text() == changed and not path.exists()
+    assert {r.key for r in store.records("airline")} == {records[0].key, records[2].key}
+
+
+def test_a_record_under_another_name_is_not_trusted(store):
+    record = put(store, 0)
+    path = store.path("airline", record.key)
+    path.rename(path.with_stem("0" * 64))
+    with pytest.warns(UserWarning, match="file name"):
+        assert list(store.records("airline")) == []
+
+
+def test_an_unwritable_store_gives_one_line(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SeqlibError, match="cannot write .*SEQLIB_RUNS") as caught:
+        put(Store(tmp_path / "file"), 0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_write_that_runs_out_of_space_leaves_the_old_file_and_no_litter(tmp_path):
+    """The operating system refuses the write half way (a file size limit stands in for a full disk)."""
+    path = tmp_path / "kept.json"
+    path.write_text("old")
+    script = f"""
+        import resource, signal
+        from pathlib import Path
+        from seqlib.store import write_atomically
+        from seqlib.errors import SeqlibError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            write_atomically(Path({str(path)!r}), b"x" * 5000)
+        except SeqlibError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout and "free space" in done.stdout
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["kept.json"]
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 1000
+
+
+def test_writing_replaces_the_whole_file(tmp_path):
+    write_atomically(tmp_path / "a" / "f", b"long content")
+    write_atomically(tmp_path / "a" / "f", b"short")
+    assert (tmp_path / "a" / "f").read_bytes() == b"short"
+
+
+def test_a_lock_held_elsewhere_is_seen(store):
+    spec = AirlineSpec(arm="lstm", seed=0)
+    script = "import json,sys; from seqlib.store import Store; from seqlib.studies.airline.specs import AirlineSpec; " \
+             "s = AirlineSpec(**json.loads(sys.argv[2])); print(list(map(bool, [Store(sys.argv[1]).lock(s, wait=False).__enter__()])))"
+    with store.lock(spec) as mine:
+        assert mine
+        done = subprocess.run([sys.executable, "-c", script, str(store.root), json.dumps(spec.model_dump())],
+                              capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[False]"
+    with store.lock(spec, wait=False) as mine:
+        assert mine
