@@ -19,19 +19,19 @@ def own_stores(monkeypatch, tmp_path):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the project's notebooks and book in a folder of its own, and a function that runs `seqlib` there."""
-    root = tmp_path / "checkout"
-    for name in ("notebooks", "book"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("studies", "claims.ipynb", "answer.md"))
-    for name in ("_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, root)
-    (root / "results").symlink_to(ROOT / "results")
-    return Checkout(root)
+    return Checkout(tmp_path / "checkout")
 
 
 class Checkout:
+    """A copy of the project's notebooks and book in a folder of its own, and `seqlib` run there."""
+
     def __init__(self, root: Path):
-        self.root = root
+        self.root, generated = root, shutil.ignore_patterns("studies", "claims.ipynb", "answer.md", ".*.inputs")
+        for name in ("notebooks", "book"):
+            shutil.copytree(ROOT / name, root / name, ignore=generated)
+        for name in ("_config.yml", "_toc.yml"):
+            shutil.copy(ROOT / name, root)
+        (root / "results").symlink_to(ROOT / "results")
 
     def environment(self, **more):
         names = {"SEQLIB_ROOT": self.root, "SEQLIB_RUNS": self.root / "runs", "SEQLIB_RESULTS": self.root / "results"}

@@ -1,0 +1,253 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from seqlib.errors import SeqlibError, UsageError
+from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster
+from seqlib.store import Store
+from seqlib.studies.airline import STUDY, baselines, protocol
+from seqlib.studies.airline.arms import ARMS, PUBLISHED
+from seqlib.studies.airline.reference import train_loop
+from seqlib.studies.airline.run import run
+from seqlib.studies.airline.specs import AirlineSpec
+from seqlib.studies.airline.train import ORDER, draw_masks, predict, stream, train_stack
+from seqlib.sweep import sweep
+
+SETTINGS = {"epochs": 4, "batch": 16, "lr": 1e-3, "weight_decay": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def y():
+    return protocol.load_series().to_numpy()
+
+
+@pytest.fixture(scope="module")
+def windows(y):
+    return protocol.make_windows(y, protocol.splits("published")[0], "level")
+
+
+def test_the_series_is_the_published_one(y):
+    assert len(y) == 144 and y.sum() == 40363 and (y[0], y[-1], y.max()) == (112, 432, 622)
+
+
+def test_parameter_counts_to_the_unit():
+    counts = {arm: STUDY.arms[arm]() for arm in PUBLISHED}
+    expected = {"lstm": 50497, "gru": 37889, "rope": 33665, "sinusoidal": 33665, "learned": 33917}
+    assert {arm: c["trainable"] for arm, c in counts.items()} == expected
+    assert all(c["trainable"] == c["total"] for c in counts.values())
+    for arm in ("lstm-matched", "gru-matched"):
+        assert abs(STUDY.arms[arm]()["trainable"] / 33665 - 1) < 0.01
+
+
+def test_124_is_the_width_that_best_matches_the_rotary_count():
+    sizes = {h: sum(p.numel() for p in AttentionForecaster("learned", hidden=h).parameters()) for h in range(110, 129)}
+    above = {h: n for h, n in sizes.items() if n >= 33665}
+    assert min(above, key=above.get) in (122, 123, 124)  # the table of 768 costs about six units of feed-forward
+    assert ARMS["learned"].hidden == 124
+
+
+def test_windows_and_splits(y, windows):
+    assert [len(windows.target[p]) for p in ("train", "validation", "test")] == [103, 14, 15]
+    x = np.stack([y[t - 12 : t] for t in range(12, 115)])
+    np.testing.assert_allclose(windows.x["train"] * x.std() + x.mean(), x)
+    np.testing.assert_allclose(windows.passengers(windows.target["test"], "test"), y[129:])
+    assert windows.x["train"].mean() == pytest.approx(0, abs=1e-12) and windows.x["train"].std() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("form", protocol.REPRESENTATIONS)
+def test_a_representation_undoes_itself_and_sees_no_future(y, form):
+    split = protocol.splits("published")[0]
+    w = protocol.make_windows(y, split, form)
+    for part in ("validation", "test"):
+        np.testing.assert_allclose(w.passengers(w.target[part], part), y[w.months[part]])
+    changed = y.copy()
+    changed[130:] *= 3
+    again = protocol.make_windows(changed, split, form)
+    np.testing.assert_array_equal(again.x["train"], w.x["train"])
+    np.testing.assert_array_equal(again.x["test"][:2], w.x["test"][:2])  # targets 129 and 130
+
+
+def test_rolling_folds_cover_each_year_once():
+    folds = protocol.splits("rolling")
+    assert [f.name for f in folds] == ["1955", "1956", "1957", "1958", "1959", "1960"]
+    assert all(f.validation_end - f.train_end == f.test_end - f.validation_end == 12 for f in folds)
+    assert folds[-1].test_end == 144 and all(a.test_end == b.validation_end for a, b in zip(folds, folds[1:]))
+
+
+def test_error_metrics_by_hand():
+    y = np.arange(1.0, 31.0) ** 1.5
+    months = np.array([26, 27])
+    got = protocol.error_metrics(y, y[months] + np.array([3.0, -1.0]), months, 24, "test")
+    scale = np.mean([abs(y[t] - y[t - 12]) for t in range(12, 24)])
+    assert got["test_mse"] == 5.0 and got["test_mae"] == 2.0 and got["test_rmse"] == pytest.approx(5**0.5)
+    assert got["test_mase"] == pytest.approx(2 / scale)
+    assert got["test_mape_percent"] == pytest.approx(50 * (3 / y[26] + 1 / y[27]))
+
+
+@pytest.mark.parametrize("name", baselines.BASELINES)
+def test_a_baseline_uses_nothing_from_the_target_on(y, name):
+    split = protocol.splits("published")[0]
+    before = baselines.forecast(name, y, split)
+    changed = y.copy()
+    changed[135:] = 50.0
+    np.testing.assert_allclose(baselines.forecast(name, changed, split)[115:136], before[115:136], rtol=1e-8)
+    assert np.isfinite(before[115:]).all()
+
+
+def test_simple_baselines_by_their_formulas(y):
+    split = protocol.splits("published")[0]
+    assert baselines.forecast("seasonal-ratio", y, split)[140] == pytest.approx(y[128] * y[139] / y[127])
+    assert baselines.forecast("naive", y, split)[140] == y[139]
+    assert baselines.forecast("seasonal-naive", y, split)[140] == y[128]
+
+
+def test_holt_winters_by_its_recursion(y):
+    """Level, trend and season updated by hand from the fitted weights and states."""
+    from statsmodels.tsa.holtwinters import ExponentialSmoothing
+
+    split = protocol.splits("published")[0]
+    p = ExponentialSmoothing(y[:115], trend="add", seasonal="mul", seasonal_periods=12).fit().params
+    a, b, g = (p[k] for k in ("smoothing_level", "smoothing_trend", "smoothing_seasonal"))
+    level, trend, season, out = p["initial_level"], p["initial_trend"], list(p["initial_seasons"]), []
+    for t, value in enumerate(y):
+        out.append((level + trend) * season[t])
+        old = level
+        level = a * value / season[t] + (1 - a) * (level + trend)
+        trend_old, trend = trend, b * (level - old) + (1 - b) * trend
+        season.append(g * value / (old + trend_old) + (1 - g) * season[t])
+    np.testing.assert_allclose(baselines.forecast("holt-winters", y, split), out, rtol=1e-6)
+
+
+@pytest.mark.parametrize("arm", ["lstm", "gru", "rope", "learned", "sinusoidal"])
+def test_a_seed_in_a_stack_equals_the_seed_alone(windows, arm):
+    """Dropout, order and initial weights included: to rounding in double precision."""
+    stack = train_stack(ARMS[arm].build, windows, [0, 3, 5], **SETTINGS, dtype=torch.float64)[1]
+    for i, seed in enumerate([0, 3, 5]):
+        alone = train_stack(ARMS[arm].build, windows, [seed], **SETTINGS, dtype=torch.float64)[1]
+        for name, p in alone.params.items():
+            torch.testing.assert_close(stack.params[name][i], p[0], rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(np.array(stack.curves["train_loss"])[:, i], np.array(alone.curves["train_loss"])[:, 0],
+                                   rtol=1e-9)
+
+
+@pytest.mark.parametrize("arm", ["lstm", "gru", "rope", "sinusoidal"])
+def test_stacked_training_equals_a_plain_loop_over_the_published_module(windows, arm):
+    """Without dropout (whose draws differ), from the same weights in the same order, in double precision."""
+    settings = {k: v for k, v in SETTINGS.items() if k != "epochs"}
+
+    def build():
+        if arm in ("lstm", "gru"):
+            return RecurrentForecaster(arm, 16, dropout=0.0)
+        return AttentionForecaster(arm, width=16, hidden=24, dropout=0.0, attention_dropout=0.0)
+
+    seed = 7
+    stack = train_stack(build, windows, [seed], epochs=3, **settings, dtype=torch.float64)[1]
+    torch.manual_seed(seed)
+    model = build().double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=settings["lr"], weight_decay=settings["weight_decay"])
+    x, target = (torch.tensor(v["train"], dtype=torch.float64) for v in (windows.x, windows.target))
+    for epoch in range(3):
+        order = torch.from_numpy(stream(seed, ORDER, epoch).permutation(len(x)))
+        for part in order.split(settings["batch"]):
+            loss = (model(x[part]) - target[part]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(stack.params[name][0], p, rtol=1e-7, atol=1e-9)
+
+
+def test_arms_of_one_seed_share_the_order_and_seeds_do_not():
+    assert (stream(3, ORDER, 5).permutation(103) == stream(3, ORDER, 5).permutation(103)).all()
+    assert (stream(3, ORDER, 5).permutation(103) != stream(4, ORDER, 5).permutation(103)).any()
+
+
+def test_dropout_masks_have_their_rate_and_scale():
+    masks = draw_masks({"a": (0.2, (12, 64))}, [0, 1], 0, 103, torch.float32)["a"]
+    assert masks.shape == (2, 103, 12, 64) and not torch.equal(masks[0], masks[1])
+    kept = (masks > 0).float().mean().item()
+    assert kept == pytest.approx(0.8, abs=0.005) and masks.max().item() == pytest.approx(1 / 0.8, rel=1e-4)
+
+
+def test_resume_equals_an_uninterrupted_run(windows):
+    saved, args = [], (ARMS["gru"].build, windows, [1, 2])
+    whole = train_stack(*args, **SETTINGS, checkpoint=lambda tensors: saved.append(save(tensors)), every=2)[1]
+    (checkpoint,) = map(load, saved)
+    assert int(checkpoint["epoch"]) == 2
+    resumed = train_stack(*args, **SETTINGS, resume=checkpoint)[1]
+    for name in whole.params:
+        assert torch.equal(whole.params[name], resumed.params[name])
+    np.testing.assert_array_equal(whole.curves["val_loss"], resumed.curves["val_loss"])
+
+
+def test_the_same_spec_gives_the_same_record_twice(tmp_path):
+    specs = [AirlineSpec(arm="rope", seed=s, epochs=3) for s in range(5)]
+    first, second = run(specs), run(specs)
+    for a, b in zip(first, second):
+        assert a.curves == b.curves and a.key == b.key
+        drop = {"seconds", "peak_rss_mb"}
+        assert {k: v for k, v in a.metrics.items() if k not in drop} == {k: v for k, v in b.metrics.items() if k not in drop}
+
+
+def test_attention_metrics_of_a_model_that_attends_evenly(windows):
+    class Even(AttentionForecaster):
+        def __init__(self):
+            super().__init__("learned")
+            torch.nn.init.zeros_(self.attention.in_proj_weight)
+
+    from seqlib.studies.airline.run import describe
+
+    model, stack = train_stack(Even, windows, [0], **{**SETTINGS, "epochs": 1, "lr": 1e-12})
+    metrics, curves = [{}], [{}]
+    describe(model, stack, windows, metrics, curves)
+    assert metrics[0]["attention_mass_last3"] == pytest.approx(0.25, abs=1e-3)
+    assert metrics[0]["attention_entropy_nats"] == pytest.approx(np.log(12), abs=1e-3)
+    assert metrics[0]["attention_centre_month"] == pytest.approx(5.5, abs=1e-2)
+    assert sum(curves[0]["attention_profile"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_plain_loop_and_the_stack_agree_in_distribution(windows):
+    """Same arm, other dropout draws: mean validation losses after a few epochs lie close together."""
+    settings = {**SETTINGS, "epochs": 20}
+    stack = train_stack(ARMS["rope"].build, windows, list(range(6)), **settings)[1]
+    loops = [train_loop(ARMS["rope"].build, windows, s, **settings)[1]["val_loss"][-1] for s in range(6)]
+    ours = stack.curves["val_loss"][-1]
+    assert abs(np.mean(loops) - ours.mean()) < 4 * np.hypot(np.std(loops), ours.std()) / np.sqrt(6)
+
+
+def test_a_loss_that_explodes_is_an_error_that_names_the_run():
+    with pytest.raises(SeqlibError, match="airline/gru seed 0.*lower lr"):
+        run([AirlineSpec(arm="gru", seed=0, epochs=60, lr=1.0)])
+
+
+@pytest.mark.parametrize("values, told", [({"seeds": "x"}, "seeds"), ({"seeds": 0}, "greater than or equal to 1"),
+                                          ({"arms": ["lstn"]}, "lstn"), ({"depth": 2}, "no such parameter"),
+                                          ({"lr": -1.0}, "lr"), ({"epochs": 1.5}, "epochs")])
+def test_bad_parameters_are_named(values, told):
+    with pytest.raises(UsageError, match=told) as caught:
+        STUDY.validate(values)
+    assert "\n" not in str(caught.value) and "allowed" in str(caught.value)
+
+
+def test_changed_data_stops_a_sweep_before_it_trains(tmp_path, monkeypatch):
+    wrong = tmp_path / "series.csv"
+    wrong.write_text(protocol.SERIES.read_text().replace("112", "113", 1))
+    monkeypatch.setattr(protocol, "SERIES", wrong)
+    with pytest.raises(SeqlibError, match="sha256.*expected"):
+        sweep([AirlineSpec(arm="naive", engine="classical")], Store(tmp_path / "store"), quiet=True)
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_if_uses_the_live_weights(tmp_path):
+    from seqlib.studies.airline.interactive import START, forecast
+
+    records = run([AirlineSpec(arm="rope-logdiff", seed=s, epochs=3) for s in range(2)])
+    told = forecast(records, 4, 0.0)["rope-logdiff"]
+    np.testing.assert_allclose(told, [r.curves["forecast_test"][4] for r in records], rtol=1e-4)
+    assert START == 129 and not np.allclose(forecast(records, 4, 50.0)["rope-logdiff"], told)
+
+
+def test_predictions_keep_the_shape_of_the_seeds(windows):
+    model, stack = train_stack(ARMS["lstm"].build, windows, [0, 1], **{**SETTINGS, "epochs": 1})
+    assert predict(model, stack, windows.x["test"]).shape == (2, 15)

@@ -1,0 +1,89 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from seqlib import cli
+
+
+def call(*arguments, capsys):
+    code = 0
+    try:
+        cli.main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.mark.parametrize("arguments, told", [
+    (["run", "nope"], "unknown study 'nope'; choose from: airline"),
+    (["run", "gpt2"], "not built yet"),
+    (["run", "airline", "--profile", "huge"], "unknown profile 'huge'"),
+    (["run", "airline", "--set", "seeds=many"], "seeds"),
+    (["run", "airline", "--set", "seeds=0"], "seeds"),
+    (["run", "airline", "--set", "depth=3"], "depth: no such parameter"),
+    (["run", "airline", "--set", "seeds"], "NAME=VALUE"),
+    (["run", "airline", "--set", "arms=[nothing]"], "unknown arm 'nothing'"),
+    (["run", "--workers", "0"], "--workers"),
+    (["sweep", "airline", "--arms", "lstn"], "'lstn'"),
+    (["sweep", "airline", "--seeds", "5-2"], "--seeds"),
+    (["sweep", "airline", "--seeds", "a"], "--seeds"),
+    (["claims", "--study", "nope"], "unknown study"),
+    (["params", "nope"], "unknown study"),
+    (["bench", "nope"], "unknown bench"),
+    (["data", "nope"], "unknown data set"),
+    (["frobnicate"], "No such command"),
+])
+def test_bad_usage_is_one_line_and_exit_code_2(arguments, told, capsys):
+    code, out, err = call(*arguments, capsys=capsys)
+    assert code == 2 and told in err and len(err.strip().splitlines()) == 1 and not out
+
+
+def test_debug_adds_the_traceback(capsys):
+    assert "Traceback" in call("params", "nope", "--debug", capsys=capsys)[2]
+
+
+@pytest.mark.parametrize("name", ["run", "sweep", "claims", "params", "bench", "data", "status"])
+def test_every_command_has_help_with_an_example(name):
+    shown = CliRunner().invoke(cli.cli, [name, "--help"])
+    assert shown.exit_code == 0 and f"Example:\n    seqlib {name}" in shown.output
+
+
+def test_params_json(capsys):
+    counts = json.loads(call("params", "airline", "--json", capsys=capsys)[1])
+    assert counts["lstm"] == {"trainable": 50497, "total": 50497} and set(counts) >= {"gru", "rope", "learned-logdiff"}
+
+
+def test_claims_json_has_every_claim_and_its_figures(capsys):
+    rows = json.loads(call("claims", "--json", capsys=capsys)[1])
+    assert len(rows) == 46 and all({"id", "study", "verdict", "seeds", "ours", "ci", "seed_value"} <= set(r) for r in rows)
+    assert {r["verdict"] for r in rows if r["study"] == "gpt2"} == {"not run"}
+
+
+def test_data_json(capsys):
+    from seqlib.studies.airline.protocol import SERIES_SHA256
+
+    (row,) = json.loads(call("data", "airline", "--json", capsys=capsys)[1])
+    assert row["sha256"] == SERIES_SHA256 and row["source"] == "the package"
+
+
+def test_sweep_fills_the_live_store_and_status_counts_it(capsys):
+    arguments = ("sweep", "airline", "--profile", "smoke", "--arms", "rope,naive", "--seeds", "0-1")
+    code, out, _ = call(*arguments, capsys=capsys)
+    assert code == 0 and "3 records" in out and "3 of them new" in out
+    assert "0 of them new" in call(*arguments, capsys=capsys)[1]
+    rows = json.loads(call("status", "--json", capsys=capsys)[1])
+    assert {(r["store"], r["records"]) for r in rows} == {("live", 3), ("archive", 0)}
+
+
+def test_an_unwritable_store_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEQLIB_RUNS", str(tmp_path / "file" / "runs"))
+    code, _, err = call("sweep", "airline", "--profile", "smoke", "--arms", "naive", capsys=capsys)
+    assert code == 1 and "cannot write" in err and "SEQLIB_RUNS" in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize("text, seeds", [("3", [3]), ("0-2", [0, 1, 2]), ("0,2,5-6", [0, 2, 5, 6])])
+def test_seed_ranges(text, seeds):
+    assert cli.parse_seeds(text) == seeds

@@ -1,0 +1,105 @@
+import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from seqlib.errors import SeqlibError
+from seqlib.store import Store
+from seqlib.studies.airline.specs import AirlineSpec, group
+from seqlib.sweep import InProcess, sweep
+
+SPECS = [AirlineSpec(arm=a, seed=s, epochs=1) for a in ("rope", "learned") for s in range(3)]
+
+
+def wait_for(condition, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_groups_differ_in_the_seed_alone_and_hold_every_spec():
+    specs = SPECS + [AirlineSpec(arm="rope", seed=s, epochs=2) for s in range(40)] + [
+        AirlineSpec(arm="lstm", seed=s, engine="loop") for s in range(2)]
+    groups = group(specs)
+    assert sorted(s.key for g in groups for s in g) == sorted(s.key for s in specs)
+    assert all(len({s.model_dump_json(exclude={"seed"}) for s in g}) == 1 and len(g) <= 30 for g in groups)
+    assert all(len(g) == 1 for g in groups if g[0].engine == "loop")
+
+
+@pytest.mark.parametrize("make", [InProcess, lambda: ThreadPoolExecutor(1)])
+def test_any_executor_gives_all_records_once(tmp_path, make):
+    store, trained = Store(tmp_path / "store"), []
+    with make() as executor:
+        records = sweep(SPECS, store, executor, quiet=True, trained=trained)
+        assert [r.key for r in records] == [s.key for s in SPECS] and len(trained) == 6
+        again = sweep(SPECS, store, executor, quiet=True, trained=trained)
+    assert again == records and len(trained) == 6 and len(list(store.records("airline"))) == 6
+
+
+def test_a_damaged_record_is_done_again_and_nothing_else(tmp_path):
+    store, trained = Store(tmp_path / "store"), []
+    records = sweep(SPECS, store, quiet=True)
+    store.path("airline", records[2].key).write_text("{}")
+    with pytest.warns(UserWarning, match="damaged"):
+        sweep(SPECS, store, quiet=True, trained=trained)
+    assert [r.key for r in trained] == [records[2].key]
+
+
+def test_a_failing_group_keeps_the_records_before_it(tmp_path):
+    store = Store(tmp_path / "store")
+    bad = AirlineSpec(arm="rope", seed=0, epochs=60, lr=1.0)
+    with pytest.raises(SeqlibError, match="not finite"):
+        sweep([*SPECS, bad], store, quiet=True)
+    assert len(list(store.records("airline"))) == 6
+
+
+def test_ctrl_c_keeps_what_is_finished_and_the_next_sweep_resumes(checkout):
+    checkout.profile(arms=["rope", "lstm"], seeds=4, epochs=150, baselines=False)
+    process = checkout.start("sweep", "airline", "--profile", "smoke")
+    checkpoints = checkout.root / "runs" / "checkpoints"
+    wait_for(lambda: len(checkout.records()) == 4 and any(checkpoints.glob("*.safetensors")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again" in err and "Traceback" not in err
+    assert len(checkout.records()) == 4 and any(checkpoints.glob("*.safetensors"))
+    code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
+    assert code == 0 and "8 records" in out and "4 of them new" in out
+    assert len(checkout.records()) == 8 and not any(checkpoints.glob("*.safetensors"))
+
+
+def test_two_sweeps_at_once_share_the_work(checkout):
+    checkout.profile(seeds=3, epochs=40, baselines=False)
+    both = [checkout.start("sweep", "airline", "--profile", "smoke") for _ in range(2)]
+    results = [p.communicate(timeout=200) for p in both]
+    assert [p.returncode for p in both] == [0, 0], results
+    new = [int(out.split(",")[1].split()[0]) for out, _ in results]
+    assert sum(new) == 15 == len(checkout.records())
+    assert all(json.loads(path.read_text())["key"] == path.stem for path in checkout.records())
+
+
+def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
+    checkout.profile(arms=["rope", "lstm", "gru"], seeds=2, epochs=400, baselines=False)
+    process = checkout.start("sweep", "airline", "--profile", "smoke", "--workers", "2")
+    wait_for(lambda: len(checkout.records()) >= 2)
+    workers = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _is_worker(int(pid), process.pid)]
+    assert workers
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and "a worker process died" in err and "Traceback" not in err
+    kept = len(checkout.records())
+    assert 2 <= kept < 6
+    checkout.profile(arms=["rope", "lstm", "gru"], seeds=2, epochs=400, baselines=False)
+    code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
+    assert code == 0 and f"{6 - kept} of them new" in out
+
+
+def _is_worker(pid: int, parent: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline") as command:
+            return int(stat.read().rsplit(")", 1)[1].split()[1]) == parent and "spawn_main" in command.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
