@@ -1,8 +1,8 @@
 """Verdicts on the seed documents' claims, computed from the archive's records and never typed.
 
 `ledger()` reads claims.yaml, evaluates each claim's declared test and adjusts the p-values of a study by Holm.
-The tests are `parameters` (exact counts), `values` (figures of one run), `order` (pairs of arms) and `ratio` (a
-contrast of two groups of arms); book/methods.md says what each decides and why.
+The tests are `parameters` (exact counts), `values` (figures of one run) and `order` (pairs of arms); book/methods.md says
+what each decides and why.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -146,8 +146,6 @@ def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comp
     if test["method"] == "values":
         _values(row, wide[needed])
         return []
-    if test["method"] == "ratio":
-        return [_ratio(row, test, wide)]
     repairs = test.get("repairs", {})
     return [_order("as published", row, test, test["pairs"], wide)] + [
         _order(name, row, test, repair["pairs"], wide) for name, repair in repairs.items()]
@@ -156,8 +154,6 @@ def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comp
 def _arms(row: Verdict, test: dict) -> list[str]:
     if test["method"] == "values":
         return list(row.seed_value)
-    if test["method"] == "ratio":
-        return test["over"] + test["under"]
     pairs = [*test["pairs"], *(pair for repair in test.get("repairs", {}).values() for pair in repair["pairs"])]
     return list(dict.fromkeys(arm for pair in pairs for arm in pair))
 
@@ -202,29 +198,14 @@ def _order(name: str, row: Verdict, test: dict, pairs: list, wide: pd.DataFrame)
     reversed_ = [k for k, d in differences.items() if d.mean() >= 0]
     margins = {f"{a} - {b}": test["margin"] * wide[b].mean() for a, b in pairs}
     figures = row.seed_value or {}
+    said = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if a in figures and b in figures}
+    ci = {k: list(stats.bca_interval(d)) for k, d in differences.items()}
     return Comparison(
-        name, len(wide), {k: float(d.mean()) for k, d in differences.items()},
-        {k: list(stats.bca_interval(d)) for k, d in differences.items()},
-        {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if a in figures and b in figures},
+        name, len(wide), {k: float(d.mean()) for k, d in differences.items()}, ci, said,
         min(1.0, min(p[k] for k in reversed_) * len(pairs)) if reversed_ else max(p.values()), not reversed_,
         max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
-        min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs))
-
-
-def _ratio(row: Verdict, test: dict, wide: pd.DataFrame) -> Comparison:
-    """Geometric mean of `over` divided by that of `under`, seed by seed; claimed below 1."""
-    over, under = test["over"], test["under"]
-    logs = np.log(wide[over + under].dropna())
-    difference = (logs[over].mean(axis=1) - logs[under].mean(axis=1)).to_numpy()
-    low, high = np.exp(stats.bca_interval(difference))
-    said = float(np.exp(np.mean([np.log(row.seed_value[a]) for a in over])
-                        - np.mean([np.log(row.seed_value[a]) for a in under])))
-    name = f"{'+'.join(over)} / {'+'.join(under)}"
-    return Comparison("as published", len(logs), {name: float(np.exp(difference.mean()))},
-                      {name: [float(low), float(high)]}, {name: said}, stats.sign_flip_p(difference),
-                      difference.mean() < 0, stats.tost_p(difference, np.log1p(test["margin"])) < 0.05,
-                      stats.improvement_probability(logs[over].mean(axis=1), logs[under].mean(axis=1)),
-                      matches_size=bool(low <= said <= high))
+        min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
+        all(ci[k][0] <= said[k] <= ci[k][1] for k in said) if row.kind == "gap" and said else None)
 
 
 def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:

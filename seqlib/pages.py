@@ -160,12 +160,14 @@ def _failing_cell(work: Path) -> str:
     if not work.exists():
         return "; the notebook did not start"
     try:
-        cells = [c for c in nbformat.read(work, 4).cells if c.cell_type == "code" and c.source.strip()]
+        cells = [c for c in nbformat.read(work, 4).cells if c.cell_type == "code" and c.source.strip()
+                 and "injected-parameters" not in c.metadata.get("tags", [])]  # the source notebook's own numbering
     except (json.JSONDecodeError, nbformat.reader.NotJSONError):
         return ""
-    for number, cell in enumerate(cells, 1):
-        raised = [o for o in cell.outputs if o.output_type == "error"]
-        if raised or cell.execution_count is None:
-            error = f"\n{raised[0].ename}: {raised[0].evalue}" if raised else ""
-            return f" in code cell {number}:\n{cell.source}{error}"
-    return ""
+    raised = [(cell, output) for cell in cells for output in cell.outputs if output.output_type == "error"]
+    started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
+    if not raised and not started:
+        return ""
+    cell = raised[0][0] if raised else started[-1]  # a dead or stopped kernel leaves no error: it was in the last one
+    error = f"\n{raised[0][1].ename}: {raised[0][1].evalue}" if raised else ""
+    return f" in code cell {cells.index(cell) + 1}:\n{cell.source}{error}"

@@ -27,8 +27,8 @@ class Checkout:
 
     def __init__(self, root: Path):
         self.root, generated = root, shutil.ignore_patterns("studies", "claims.ipynb", "answer.md", ".*.inputs")
-        for name in ("notebooks", "book"):
-            shutil.copytree(ROOT / name, root / name, ignore=generated)
+        shutil.copytree(ROOT / "book", root / "book", ignore=generated)
+        shutil.copytree(ROOT / "notebooks", root / "notebooks")
         for name in ("_config.yml", "_toc.yml"):
             shutil.copy(ROOT / name, root)
         (root / "results").symlink_to(ROOT / "results")

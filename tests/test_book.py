@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -15,8 +16,8 @@ def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("site") / "checkout"
     code, out, err = Checkout(root).seqlib("run", "--profile", "smoke")
     assert code == 0, err
-    done = subprocess.run([sys.executable, "-m", "jupyter_book", "build", str(root), "-n", "-W", "--keep-going"],
-                          capture_output=True, text=True)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-n", "-W", "--keep-going"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return root / "_build" / "html"
 

@@ -74,13 +74,12 @@ def test_a_figure_of_one_run_is_held_against_single_runs():
     assert row.ours["a"] == pytest.approx(noise(10).mean()) and row.ci["a"][0] < row.ours["a"] < row.ci["a"][1]
 
 
-def test_a_ratio_tells_direction_from_size():
-    data = table(fast=noise(10, 0.1), slow=noise(20, 0.1, 1))
-    test = {"method": "ratio", "over": ["fast"], "under": ["slow"]}
-    assert verdict(data, test, "gap", {"fast": 5.0, "slow": 10.0}).verdict == "reproduced"
-    assert verdict(data, test, "gap", {"fast": 5.0, "slow": 6.0}).verdict == "same direction"
-    turned = {"method": "ratio", "over": ["slow"], "under": ["fast"]}
-    assert verdict(data, turned, "gap", {"fast": 5.0, "slow": 6.0}).verdict == "contradicted"
+def test_a_gap_tells_direction_from_size():
+    data, test = table(fast=noise(10), slow=noise(14, seed=1)), order([["fast", "slow"]])
+    mean = noise(10).mean() - noise(14, seed=1).mean()
+    assert verdict(data, test, "gap", {"fast": mean, "slow": 0.0}).verdict == "reproduced"
+    assert verdict(data, test, "gap", {"fast": 5.0, "slow": 60.0}).verdict == "same direction"
+    assert verdict(data, order([["slow", "fast"]]), "gap", {"fast": 5.0, "slow": 6.0}).verdict == "contradicted"
 
 
 def test_p_values_are_adjusted_over_all_comparisons_of_a_study():

@@ -8,8 +8,10 @@ import pytest
 
 
 def notebook(*sources):
-    cells = [nbformat.v4.new_code_cell("seeds = 1", metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, sources)]
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}})
+    first = nbformat.v4.new_code_cell("seeds = 1", metadata={"tags": ["parameters"]})
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [first, *map(nbformat.v4.new_code_cell, sources)]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_an_unchanged_page_is_kept_and_a_changed_input_makes_it_again(small):
 
 @pytest.mark.parametrize("source, told", [
     ("raise ValueError('on purpose')", "ValueError: on purpose"),
-    ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "os.kill"),
+    ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "DeadKernelError"),
 ])
 def test_a_failure_keeps_the_previous_page_and_shows_the_cell(small, source, told):
     assert run(small)[0] == 0

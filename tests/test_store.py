@@ -30,8 +30,9 @@ def test_a_record_comes_back_equal(store):
     assert {r.key for r in store.records("airline")} == {r.key for r in records}
 
 
-@pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: text.replace('"mae":0.142857', '"mae":0.1'),
-                                    lambda text: "", lambda text: "{}"])
+@pytest.mark.parametrize("damage", [
+    lambda text: text[: len(text) // 2], lambda text: text.replace('"mae":0.142857', '"mae":0.1'), lambda text: "",
+    lambda text: "{}"], ids=["truncated", "edited", "empty", "another object"])
 def test_a_damaged_record_is_set_aside_with_a_message_and_the_others_stay(store, damage):
     records = [put(store, seed) for seed in range(3)]
     path = store.path("airline", records[1].key)
@@ -89,12 +90,18 @@ def test_writing_replaces_the_whole_file(tmp_path):
 
 def test_a_lock_held_elsewhere_is_seen(store):
     spec = AirlineSpec(arm="lstm", seed=0)
-    script = "import json,sys; from seqlib.store import Store; from seqlib.studies.airline.specs import AirlineSpec; " \
-             "s = AirlineSpec(**json.loads(sys.argv[2])); print(list(map(bool, [Store(sys.argv[1]).lock(s, wait=False).__enter__()])))"
+    script = textwrap.dedent("""
+        import json, sys
+        from seqlib.store import Store
+        from seqlib.studies.airline.specs import AirlineSpec
+
+        with Store(sys.argv[1]).lock(AirlineSpec(**json.loads(sys.argv[2])), wait=False) as held:
+            print(held)
+    """)
     with store.lock(spec) as mine:
         assert mine
         done = subprocess.run([sys.executable, "-c", script, str(store.root), json.dumps(spec.model_dump())],
                               capture_output=True, text=True, check=True)
-        assert done.stdout.strip() == "[False]"
+        assert done.stdout.strip() == "False"
     with store.lock(spec, wait=False) as mine:
         assert mine
