@@ -262,12 +262,13 @@ def ledger_text(entry: dict, rows: list[Verdict]) -> str:
 
 
 def answer_table() -> str:
-    """The front page's table in Markdown: each study's claims by verdict."""
-    text = ["| Study | Claims | " + " | ".join(VERDICTS) + " |", "|---|---|" + "---|" * len(VERDICTS)]
-    everything = load()
-    for name, entry in everything.items():
+    """The front page's table in Markdown: each study's answer, and its claims by verdict."""
+    text = ["| Study | Answer | Verdicts |", "|---|---|---|"]
+    for name, entry in load().items():
         verdicts = [row.verdict for row in study_verdicts(name, entry["claims"])]
-        title = f"[{entry['title']}](studies/{name})" if name in study.built() else entry["title"]
-        counts = [str(verdicts.count(v) or "·") for v in VERDICTS]
-        text.append(f"| {title} | {len(verdicts)} | " + " | ".join(counts) + " |")
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts)
+        title, headline = entry["title"], "Not built yet."
+        if name in study.built():
+            title, headline = f"[{title}](studies/{name})", study.get(name).headline()
+        text.append(f"| {title} | {headline} | {counts} |")
     return "\n".join(text) + "\n"

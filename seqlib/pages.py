@@ -132,7 +132,11 @@ def execute(page: Page, threads: int, timeout: float) -> None:
         told = "" if last and last[0] in cell else "\n" + "".join(last)
         raise SeqlibError(f"page {page.name}: {problem}{cell}{told}\n"
                           f"the previous page is unchanged; the failed notebook is {work}")
-    write_atomically(page.output, work.read_bytes())
+    notebook = nbformat.read(work, 4)
+    for cell in notebook.cells:  # the page folds away the values that papermill put in
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-input")
+    write_atomically(page.output, nbformat.writes(notebook).encode())
     write_atomically(page.stamp, inputs.encode())
 
 

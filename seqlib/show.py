@@ -47,9 +47,10 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3) -> None:
 
     shown = frame.copy()
     for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda x: float(f"{x:.{digits}g}"))
-    itables.show(shown, caption=caption, paging=False, searching=len(frame) > 12, info=False, showIndex=False,
-                 classes="display compact", style="width:100%")
+        shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else float(f"{x:.{digits}g}"))
+    corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
+    itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
+                 style="width:100%")
 
 
 def say(text: str) -> None:
@@ -81,7 +82,7 @@ def figure(draw: Callable[[], Figure], *, name: str, alt: str, caption: str, dat
         f'<img class="only-{theme}" alt="{html.escape(alt, quote=True)}" style="max-width:100%'
         f'{";display:none" if theme == "dark" else ""}" src="data:image/svg+xml;base64,{_svg(draw, colours)}">'
         for theme, colours in THEMES.items())
-    display(HTML(f'<figure class="seqlib" id="{name}">{images}<figcaption>{html.escape(caption)} '
+    display(HTML(f'<figure class="seqlib" id="{name}"><div>{images}</div><figcaption>{html.escape(caption)} '
                  f"{_link(data, name)}</figcaption></figure>"))
 
 

@@ -28,7 +28,8 @@ class Params(BaseModel):
 class Study:
     """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group and
     returns its records in the order of the specs. `modules` are the sources whose hash a record carries; `data` names the
-    data sets, which a sweep checks before it trains; `arms` maps each arm to a function that counts its parameters.
+    data sets, which a sweep checks before it trains; `arms` maps each arm to a function that counts its parameters;
+    `headline` gives the archive's answer in one line.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Study:
     modules: tuple[str, ...]
     data: tuple[str, ...]
     arms: dict[str, Callable[[], dict[str, int]]]
+    headline: Callable[[], str]
 
     def parameters(self, profile: str, **overrides) -> Params:
         """Values of notebooks/profiles/PROFILE.yaml with overrides, validated. Raises UsageError."""

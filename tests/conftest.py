@@ -1,4 +1,5 @@
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -42,9 +43,13 @@ class Checkout:
         path = self.root / "notebooks" / "profiles" / "smoke.yaml"
         path.write_text(yaml.safe_dump({"airline": {**yaml.safe_load(path.read_text())["airline"], **values}}))
 
-    def start(self, *arguments, **more):
+    def start(self, *arguments, limit=None, **more):
+        """A `seqlib` process; `limit` is the largest file, in bytes, that the system lets it write."""
+        def restrict():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
         return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], env=self.environment(**more), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restrict if limit else None)
 
     def seqlib(self, *arguments, **more):
         process = self.start(*arguments, **more)

@@ -74,6 +74,21 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_sweep_resumes(checkout):
     assert len(checkout.records()) == 8 and not any(checkpoints.glob("*.safetensors"))
 
 
+def test_a_full_disk_ends_a_sweep_with_one_line_and_loses_no_record(checkout):
+    """Every file beyond 1 kB is refused by the system, which is what a sweep sees of a full disk."""
+    checkout.profile(arms=["rope"], seeds=1, epochs=1, baselines=True)
+    assert checkout.seqlib("sweep", "airline", "--profile", "smoke", "--arms", "naive,sarima")[0] == 0
+    before = {path: path.read_bytes() for path in checkout.records()}
+    assert len(before) == 2
+    process = checkout.start("sweep", "airline", "--profile", "smoke", limit=1000)
+    _, err = process.communicate(timeout=120)
+    lines = [line for line in err.splitlines() if line.startswith("seqlib:")]
+    assert process.returncode == 1 and len(lines) == 1 and "cannot write" in lines[0] and "free space" in lines[0]
+    assert {path: path.read_bytes() for path in checkout.records()} == before
+    code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
+    assert code == 0 and "5 of them new" in out
+
+
 def test_two_sweeps_at_once_share_the_work(checkout):
     checkout.profile(seeds=3, epochs=10, baselines=False)
     both = [checkout.start("sweep", "airline", "--profile", "smoke", OMP_NUM_THREADS=1) for _ in range(2)]

@@ -1,12 +1,14 @@
 """The page's interactive cell: change the last month of the window and see every live network's forecast."""
 
-import matplotlib
 import numpy as np
+import pandas as pd
 import torch
 from IPython.display import display
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from seqlib import show
 from seqlib.models.stacked import forward
 from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import ARMS
@@ -40,24 +42,37 @@ def forecast(records, month: int, shift: float) -> dict[str, np.ndarray]:
     return out
 
 
-def draw(records, month: int, shift: float) -> None:
+def draw(records, month: int, shift: float) -> Figure:
     """One dot a network, the true value as a line."""
     forecasts, series = forecast(records, month, shift), protocol.load_series()
-    figure, ax = plt.subplots(figsize=(8, 0.8 + 0.45 * max(1, len(forecasts))))
+    figure, ax = plt.subplots(figsize=(9, 1.0 + 0.45 * max(1, len(forecasts))))
     for y, (arm, values) in enumerate(forecasts.items()):
         ax.scatter(values, np.full(len(values), y), color=COLOURS[arm.split("-")[0]], alpha=0.6, s=16)
-    ax.axvline(series.iloc[START + month], color=matplotlib.rcParams["text.color"], lw=1, ls="--")
+    ax.axvline(series.iloc[START + month], color=show.ink(), lw=1, ls="--")
     ax.set(yticks=range(len(forecasts)), yticklabels=list(forecasts), xlabel="forecast, thousands of passengers",
            title=f"{series.index[START + month]} (dashed: true value), month before shifted by {shift:+.0f}")
     ax.invert_yaxis()
-    plt.show()
+    return figure
 
 
-def what_if(records):
-    """Sliders for the test month and the shift of the month before it."""
+def what_if(records, month: int = 6, shift: float = 50.0) -> None:
+    """A picture of one case, and in JupyterLab sliders for the test month and the shift of the month before it."""
     import ipywidgets as widgets
 
-    month = widgets.IntSlider(0, 0, protocol.splits("published")[0].test_end - START - 1, description="test month")
-    shift = widgets.FloatSlider(0, min=-100, max=100, step=5, description="shift")
-    plot = widgets.interactive_output(lambda month, shift: draw(records, month, shift), {"month": month, "shift": shift})
-    display(widgets.VBox([month, shift, plot]))
+    before, after = forecast(records, month, 0.0), forecast(records, month, shift)
+    moved = {arm: float(np.mean(after[arm] - before[arm])) for arm in after}
+    data = pd.DataFrame([(arm, i, v) for arm, values in after.items() for i, v in enumerate(values)],
+                        columns=["arm", "network", "forecast"])
+    told = ", ".join(f"{arm} by {v:+.0f}" for arm, v in moved.items())
+    show.figure(lambda: draw(records, month, shift), name="airline-what-if", data=data,
+                alt="Forecasts of every live network for one test month after the month before it was raised.",
+                caption=f"Raising the month before by {shift:.0f} thousand moves the mean forecast of {told}.")
+    sliders = {
+        "month": widgets.IntSlider(month, 0, protocol.splits("published")[0].test_end - START - 1, description="test month"),
+        "shift": widgets.FloatSlider(shift, min=-100, max=100, step=5, description="shift")}
+
+    def redraw(month, shift):
+        draw(records, month, shift)
+        plt.show()
+
+    display(widgets.VBox([*sliders.values(), widgets.interactive_output(redraw, sliders)]))
