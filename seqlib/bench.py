@@ -1,9 +1,12 @@
 """Benchmarks: ours and a reference in one process, alternating, so that the machine's drift hits both alike."""
 
+import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 
@@ -60,8 +63,8 @@ def airline_cases() -> list[Case]:
     from seqlib.studies.airline import protocol
     from seqlib.studies.airline.arms import ARMS, PUBLISHED
     from seqlib.studies.airline.reference import train_loop
-    from seqlib.studies.airline.run import run_stacked
     from seqlib.studies.airline.specs import AirlineSpec, parameter_counts
+    from seqlib.sweep import run_group
 
     y, split, epochs = protocol.load_series().to_numpy(), protocol.splits("published")[0], 50
     cases = []
@@ -73,7 +76,7 @@ def airline_cases() -> list[Case]:
         # through every layer. Ours computes what the head reads, so its utilisation may pass 1 in the attention arms.
         flop = 3 * 2 * parameter_counts(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
         cases.append(Case(
-            f"airline-{name}", lambda specs=specs: run_stacked(specs),
+            f"airline-{name}", lambda specs=specs: run_group(specs),
             lambda arm=arm, windows=windows: train_loop(arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3,
                                                         weight_decay=1e-5), 30 * share, share, flop))
     return cases
@@ -86,4 +89,5 @@ def run_benches(name: str | None = None) -> list[dict]:
     """Rows of one group of benches or of all. Raises UsageError on an unknown name."""
     if name is not None and name not in BENCHES:
         raise nearest("bench", name, BENCHES)
-    return [measure(case) for key, cases in BENCHES.items() if name in (None, key) for case in cases()]
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SEQLIB_RUNS=folder):  # keeps scratch clean
+        return [measure(case) for key, cases in BENCHES.items() if name in (None, key) for case in cases()]
