@@ -237,7 +237,7 @@ def as_rows(rows: list[Verdict]) -> list[dict]:
 def ledger_table(rows: list[Verdict]) -> pd.DataFrame:
     """The ledger's overview, one row a claim."""
     return pd.DataFrame([{"claim": r.id, "study": r.study, "verdict": r.verdict, "seeds": r.seeds, "p (Holm)": r.p_holm,
-                          "P(improvement)": r.probability, "the document says": r.says} for r in rows])
+                          "P(A better)": r.probability, "the document says": r.says} for r in rows])
 
 
 def ledger_text(entry: dict, rows: list[Verdict]) -> str:

@@ -27,7 +27,9 @@ def quantiles(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def band(ax, data: pd.DataFrame, arms, **line) -> None:
-    for arm, own in quantiles(data[data.arm.isin(arms)]).groupby("arm", sort=False):
+    told = quantiles(data)
+    for arm in arms:
+        own = told[told.arm == arm]
         ax.fill_between(own.x, own.low, own.high, color=COLOURS[arm], alpha=0.18, lw=0)
         ax.plot(own.x, own["median"], color=COLOURS[arm], label=arm, **line)
 
@@ -129,8 +131,9 @@ def forecasts(records, arms: tuple[str, ...], lines: dict[str, np.ndarray]) -> F
         ax.set_xticklabels([str(series.index[i].strftime("%b %y")) for i in range(0, len(series), 4)], fontsize=8,
                            rotation=30, ha="right")
     np.atleast_1d(axes)[0].set_ylabel("passengers, thousands")
-    np.atleast_1d(axes)[0].legend(fontsize=8, loc="upper left")
+    handles, labels = np.atleast_1d(axes)[0].get_legend_handles_labels()
     figure.tight_layout()
+    figure.legend(handles, labels, ncols=len(labels), fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     return figure
 
 

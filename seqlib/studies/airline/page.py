@@ -10,8 +10,8 @@ from seqlib.studies.airline.arms import ARMS, ATTENTION, PUBLISHED, RECURRENT
 from seqlib.study import get
 
 NAMES = {"holt-winters": "Holt-Winters", "sarima": "SARIMA"}
-VERDICT_COLUMNS = {"id": "claim", "says": "the seed document says", "verdict": "verdict", "seeds": "seeds",
-                   "p_holm": "p (Holm)", "probability": "P(improvement)", "reason": "why"}
+VERDICT_COLUMNS = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
+                   "probability": "P(A better)", "says": "the document says", "reason": "why"}
 
 
 def split_frame(records, engine: str = "stacked", kind: str = "published") -> pd.DataFrame:
