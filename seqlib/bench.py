@@ -5,12 +5,15 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from unittest.mock import patch
 
 import torch
 
 from seqlib.errors import nearest
+from seqlib.provenance import peak_rss_mb
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Case:
     ours_units: float = 1
     reference_units: float = 1
     flop: float | None = None
+    memory: Callable[[], dict[str, float]] | None = None  # further figures, measured in processes of their own
 
 
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
@@ -37,10 +41,13 @@ def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
     return 2 * size**3 / statistics.median(times) / 1e9
 
 
-def measure(case: Case, rounds: int = 3) -> dict:
-    """Medians over `rounds` alternations after a warm-up of each."""
+def measure(case: Case) -> dict:
+    """Medians over alternations after a warm-up of each: 3 of long calls, up to 15 of short ones."""
     ours, reference, rates = [], [], []
-    case.ours(), case.reference()
+    case.ours()
+    started = time.perf_counter()
+    case.reference()
+    rounds = max(3, min(15, int(10 / (time.perf_counter() - started))))
     for _ in range(rounds):
         rates.append(matmul_gflops())
         for call, times, units in ((case.ours, ours, case.ours_units),
@@ -55,7 +62,7 @@ def measure(case: Case, rounds: int = 3) -> dict:
     if case.flop:
         achieved = case.flop / ours_s / 1e9
         row |= {"ours_gflops": round(achieved, 1), "utilisation": round(achieved / rate, 3)}
-    return row
+    return row | (case.memory() if case.memory else {})
 
 
 def airline_cases() -> list[Case]:
@@ -82,7 +89,43 @@ def airline_cases() -> list[Case]:
     return cases
 
 
-BENCHES: dict[str, Callable[[], list[Case]]] = {"airline": airline_cases}
+def additive_call(kind: str, B: int = 32, T: int = 128, C: int = 256) -> Callable[[], object]:
+    """Causal additive scores forward and backward on fixed inputs, `ours` or by the plain broadcast formula."""
+    from seqlib.models.additive import additive_scores
+
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(B, T, C, generator=generator, requires_grad=True) for _ in range(2))
+    v = torch.randn(C, generator=generator, requires_grad=True)
+    upstream, future = torch.randn(B, T, T, generator=generator).tril(), torch.ones(T, T, dtype=torch.bool).triu(1)
+
+    def plain(q, k, v):
+        return (torch.tanh(q[:, :, None] + k[:, None]) @ v).masked_fill(future, float("-inf"))
+
+    function = additive_scores if kind == "ours" else plain
+    return lambda: torch.autograd.grad(function(q, k, v), (q, k, v), upstream)
+
+
+def extra_memory(kind: str) -> float:
+    """Peak resident memory that one full-size call adds to a small one, MiB; run it in a fresh process."""
+    additive_call(kind, B=2, T=16)()
+    call, before = additive_call(kind), peak_rss_mb()
+    call()
+    return peak_rss_mb() - before
+
+
+def additive_memory() -> dict[str, float]:
+    figures = {}
+    for kind in ("ours", "reference"):
+        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+            figures[f"{kind}_extra_mb"] = round(executor.submit(extra_memory, kind).result(), 1)
+    return figures | {"memory_ratio": round(figures["reference_extra_mb"] / figures["ours_extra_mb"], 1)}
+
+
+def additive_cases() -> list[Case]:
+    return [Case("additive-scores", additive_call("ours"), additive_call("reference"), memory=additive_memory)]
+
+
+BENCHES: dict[str, Callable[[], list[Case]]] = {"airline": airline_cases, "additive-scores": additive_cases}
 
 
 def run_benches(name: str | None = None) -> list[dict]:

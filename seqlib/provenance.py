@@ -53,8 +53,10 @@ def machine() -> dict[str, str | int | None]:
 
 def peak_rss_mb() -> float:
     """Peak resident memory of this process so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1024 if platform.system() == "Linux" else peak / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held before this process was executed
+        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
 
 
 def provenance(modules: tuple[str, ...], data_sha256: str, **more) -> dict:

@@ -1,0 +1,169 @@
+"""Additive attention scores, causal: score[i, j] = v . tanh(q[i] + k[j]) for j <= i (Bahdanau et al., arXiv 1409.0473,
+appendix A.1.2, with the two projections already applied).
+
+The plain formula keeps a (B, T, T, C) array. Here nothing larger than (B, T, T) exists: on a CPU a compiled kernel goes
+through pairs (i, j) once forward and once backward, recomputing tanh. It takes exponentials once a position, since
+
+    tanh(a + b) = 1 - 2 / (1 + exp(2a) exp(2b)),
+
+which single precision allows while |2a| and |2b| stay below 40; a batch element beyond that goes through a slower kernel
+with one exponential a pair, which is right for any finite input. Elsewhere (CUDA) a blockwise version in PyTorch
+recomputes block by block.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+SAFE = 10.0  # largest |q| and |k| for the fast kernel: it divides once for two pairs, and exp(40) squared is finite
+
+_jit = numba.njit(cache=True, fastmath={"nsz", "arcp", "contract", "reassoc"}, nogil=True, error_model="numpy")
+
+
+@_jit
+def _forward(a, b, v, out):
+    """out (T, T) of one batch element from a = exp(2q) and b = exp(2k), each (T, C); two columns at a time."""
+    T, C = a.shape
+    total = v.sum()
+    for i in range(T):
+        for j in range(0, i, 2):
+            first, second = v.dtype.type(0), v.dtype.type(0)
+            for c in range(C):
+                x, y = 1 + a[i, c] * b[j, c], 1 + a[i, c] * b[j + 1, c]
+                w = v[c] / (x * y)
+                first += w * y
+                second += w * x
+            out[i, j], out[i, j + 1] = total - 2 * first, total - 2 * second
+        if i % 2 == 0:  # an odd number of columns: the diagonal is left
+            last = v.dtype.type(0)
+            for c in range(C):
+                last += v[c] / (1 + a[i, c] * b[i, c])
+            out[i, i] = total - 2 * last
+
+
+@_jit
+def _backward(a, b, v, grad, dq, dk, dv):
+    """Adds to dq, dk (T, C) and dv (C,) of one batch element, given grad (T, T); tanh' = 4 (r - r^2), tanh = 1 - 2r."""
+    T, C = a.shape
+    r, s = np.empty_like(v), np.empty_like(v)
+    for i in range(T):
+        for j in range(0, i, 2):
+            g, h = grad[i, j], grad[i, j + 1]
+            # Short loops of few arrays: LLVM vectorises a loop only while it can check that they do not overlap.
+            for c in range(C):
+                x, y = 1 + a[i, c] * b[j, c], 1 + a[i, c] * b[j + 1, c]
+                w = 1 / (x * y)
+                r[c] = w * y
+                s[c] = w * x
+            for c in range(C):
+                dk[j, c] += g * (r[c] - r[c] * r[c])
+            for c in range(C):
+                dk[j + 1, c] += h * (s[c] - s[c] * s[c])
+            for c in range(C):
+                dv[c] -= g * r[c] + h * s[c]
+            for c in range(C):
+                dq[i, c] += g * (r[c] - r[c] * r[c]) + h * (s[c] - s[c] * s[c])
+        if i % 2 == 0:
+            g = grad[i, i]
+            for c in range(C):
+                r[c] = 1 / (1 + a[i, c] * b[i, c])
+            for c in range(C):
+                dk[i, c] += g * (r[c] - r[c] * r[c])
+            for c in range(C):
+                dq[i, c] += g * (r[c] - r[c] * r[c])
+            for c in range(C):
+                dv[c] -= g * r[c]
+    total = v.dtype.type(0)
+    for i in range(T):
+        for j in range(i + 1):
+            total += grad[i, j]
+    for c in range(C):
+        dv[c] = total + 2 * dv[c]
+    for t in range(T):
+        for c in range(C):
+            dq[t, c] *= 4 * v[c]
+            dk[t, c] *= 4 * v[c]
+
+
+@_jit
+def _forward_any(q, k, v, out):
+    """As `_forward`, from q and k themselves and with a tanh a pair: right for any finite input."""
+    T, C = q.shape
+    for i in range(T):
+        for j in range(i + 1):
+            total = v.dtype.type(0)
+            for c in range(C):
+                total += v[c] * np.tanh(q[i, c] + k[j, c])
+            out[i, j] = total
+
+
+@_jit
+def _backward_any(q, k, v, grad, dq, dk, dv):
+    T, C = q.shape
+    for i in range(T):
+        for j in range(i + 1):
+            for c in range(C):
+                t = np.tanh(q[i, c] + k[j, c])
+                d = grad[i, j] * v[c] * (1 - t * t)
+                dq[i, c] += d
+                dk[j, c] += d
+                dv[c] += grad[i, j] * t
+
+
+def _each(kernels, choice, rows) -> None:
+    """Call kernels[choice[n]](*rows[n]) for every batch element n, over torch's number of threads."""
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as executor:
+        list(executor.map(lambda n: kernels[choice[n]](*rows[n]), range(len(rows))))
+
+
+class _AdditiveScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v):
+        # one layout whatever comes in: expanded or transposed arguments would compile kernels of their own
+        q, k, v = (x.detach().contiguous() for x in (q, k, v))
+        B, T, _ = q.shape
+        wide = torch.maximum(q.abs().amax((1, 2)), k.abs().amax((1, 2))) > SAFE
+        a, b = (torch.where(wide[:, None, None], x, (2 * x).exp()) for x in (q, k))
+        out = q.new_full((B, T, T), float("-inf"))
+        left, right, scores = a.numpy(), b.numpy(), out.numpy()
+        _each((_forward, _forward_any), wide.tolist(), [(left[n], right[n], v.numpy(), scores[n]) for n in range(B)])
+        ctx.save_for_backward(a, b, v, wide)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        a, b, v, wide = ctx.saved_tensors
+        dq, dk, dv = torch.zeros_like(a), torch.zeros_like(b), v.new_zeros(len(a), len(v))
+        left, right, *rest = (x.numpy() for x in (a, b, grad.contiguous(), dq, dk, dv))
+        rows = [(left[n], right[n], v.numpy(), *(x[n] for x in rest)) for n in range(len(a))]
+        _each((_backward, _backward_any), wide.tolist(), rows)
+        return dq, dk, dv.sum(0)
+
+
+def additive_scores_blockwise(q: Tensor, k: Tensor, v: Tensor, block: int = 16) -> Tensor:
+    """`additive_scores` in plain PyTorch on any device, `block` queries at a time, recomputed in the backward pass."""
+    def rows(q, k, v):
+        return torch.tanh(q.unsqueeze(2) + k.unsqueeze(1)) @ v  # (B, block, T)
+
+    parts = [checkpoint(rows, part, k, v, use_reentrant=False) for part in q.split(block, 1)]
+    T = q.shape[1]
+    return torch.cat(parts, 1).masked_fill(torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1), float("-inf"))
+
+
+def additive_scores(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal additive scores (B, T, T) of q and k (B, T, C) with v (C,); -inf where a key lies after its query.
+
+    Differentiable in all three, float32 or float64. Raises ValueError on other shapes or types.
+    """
+    if q.dim() != 3 or q.shape != k.shape or v.shape != q.shape[-1:]:
+        raise ValueError("additive_scores wants q, k (B, T, C) and v (C,), got "
+                         f"{tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"additive_scores wants float32 or float64 throughout, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if q.device.type != "cpu":
+        return additive_scores_blockwise(q, k, v)
+    return _AdditiveScores.apply(q, k, v)
