@@ -24,7 +24,8 @@ VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "incon
 
 @dataclass
 class Verdict:
-    """One row of the ledger. `ours` and `ci` have one entry an arm or pair; `p` is adjusted within the study later."""
+    """One row of the ledger. `ours` and `ci` have one entry an arm or pair, `one_run` the interval that a figure of one run
+    is held against; `p_holm` is `p` adjusted within the study."""
 
     id: str
     study: str
@@ -35,6 +36,7 @@ class Verdict:
     seed_value: Any = None
     ours: dict = field(default_factory=dict)
     ci: dict = field(default_factory=dict)
+    one_run: dict = field(default_factory=dict)
     p: float | None = None
     p_holm: float | None = None
     probability: float | None = None
@@ -109,6 +111,7 @@ class Comparison:
     claimed_direction: bool
     equivalent: bool
     probability: float
+    ratios: pd.DataFrame  # log of the pair's ratio, a column a pair, a row a seed
     matches_size: bool | None = None
     p_holm: float = 1.0
 
@@ -175,19 +178,19 @@ def _values(row: Verdict, wide: pd.DataFrame) -> None:
     row.seeds = len(wide)
     row.ours = {arm: float(wide[arm].mean()) for arm in wide}
     row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
-    outside = []
-    for arm in wide:
-        low, high = stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])
-        if not low <= row.seed_value[arm] <= high:
-            outside.append(f"{arm} (one run: {low:.4g} to {high:.4g})")
-    same_order = [*wide.mean().sort_values().index] == sorted(wide, key=lambda arm: row.seed_value[arm])
+    row.one_run = {arm: list(stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])) for arm in wide}
+    outside = [arm for arm, (low, high) in row.one_run.items() if not low <= row.seed_value[arm] <= high]
+    pairs = [(a, b) for a in wide for b in wide if row.seed_value[a] < row.seed_value[b]]
+    reversed_ = [f"{a} and {b}" for a, b in pairs if wide[a].mean() > wide[b].mean()
+                 and stats.sign_flip_p(wide[a] - wide[b]) * len(pairs) < 0.05]
     if row.seeds < stats.MINIMUM:
         row.verdict, row.reason = "inconclusive", f"fewer than {stats.MINIMUM} seeds"
     elif not outside:
         row.verdict, row.reason = "reproduced", "each figure lies within the range of single runs"
     else:
-        row.verdict = "same direction" if same_order and len(row.ours) > 1 else "contradicted"
+        row.verdict = "same direction" if pairs and not reversed_ else "contradicted"
         row.reason = f"outside the range of single runs: {', '.join(outside)}"
+        row.reason += f"; ranked the other way: {', '.join(reversed_)}" if reversed_ else ""
 
 
 def _order(name: str, row: Verdict, test: dict, pairs: list, wide: pd.DataFrame) -> Comparison:
@@ -205,21 +208,31 @@ def _order(name: str, row: Verdict, test: dict, pairs: list, wide: pd.DataFrame)
         min(1.0, min(p[k] for k in reversed_) * len(pairs)) if reversed_ else max(p.values()), not reversed_,
         max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
         min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
+        pd.DataFrame({i: np.log((wide[a] / wide[b]).where(lambda r: r > 0)) for i, (a, b) in enumerate(pairs)}),
         all(ci[k][0] <= said[k] <= ci[k][1] for k in said) if row.kind == "gap" and said else None)
 
 
+def _weakens(published: Comparison, repair: Comparison) -> bool:
+    """Whether a repair takes away what was published: it refutes it, makes the arms equivalent, or shrinks some pair's
+    ratio, seed by seed, with p < 0.05 (sign flip, Bonferroni over pairs). Mere loss of significance is not enough."""
+    if repair.verdict() in ("contradicted", "equivalent"):
+        return True
+    change = (published.ratios - repair.ratios).dropna()
+    return any(d.mean() < 0 and stats.sign_flip_p(d) * change.shape[1] < 0.05 for _, d in change.items())
+
+
 def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:
-    """The published comparison decides; where it holds and a repaired one does not, the claim is confounded."""
+    """The published comparison decides; where it holds and a repair takes it away, the claim is confounded."""
     first, *repairs = comparisons
     row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
     row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
     row.seed_value = first.seed_value or row.seed_value
     row.repairs = {c.name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm} for c in repairs}
-    failing = [f"{c.name}: {c.verdict()}" for c in repairs if c.verdict() != row.verdict]
-    if row.verdict in ("reproduced", "same direction") and failing:
-        row.verdict, row.reason = "confounded", f"holds as published; {'; '.join(failing)}"
-    elif failing:
-        row.reason = "; ".join(failing)
+    holds = ("reproduced", "same direction")
+    failing = [c for c in repairs if c.verdict() not in holds]
+    row.reason = "; ".join(f"with {c.name}: {c.verdict()}" for c in failing)
+    if row.verdict in holds and any(_weakens(first, c) for c in failing):
+        row.verdict, row.reason = "confounded", f"holds as published; {row.reason}"
 
 
 def as_rows(rows: list[Verdict]) -> list[dict]:
@@ -245,14 +258,17 @@ def ledger_text(entry: dict, rows: list[Verdict]) -> str:
     def number(value):
         return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
+    def span(ends):
+        return f"{number(ends[0])} to {number(ends[1])}"
+
     text = [f"## {entry['title']}", f"Known flaws of document {entry['document']}: {entry['flaws'].strip()}"]
     for r in rows:
         text.append(f"### {r.id}: {r.verdict}\n\n{r.says}")
         if r.ours:
             said = r.seed_value if isinstance(r.seed_value, dict) else {}
-            text.append("| | document | ours | 95% interval |\n|---|---|---|---|\n" + "\n".join(
-                f"| {k} | {number(said[k]) if k in said else ''} | {number(v)} | "
-                f"{number(r.ci[k][0])} to {number(r.ci[k][1])} |" for k, v in r.ours.items()))
+            text.append("| | document | ours | 95% interval | one run |\n|---|---|---|---|---|\n" + "\n".join(
+                f"| {k} | {number(said[k]) if k in said else ''} | {number(v)} | {span(r.ci[k])} | "
+                f"{span(r.one_run[k]) if k in r.one_run else ''} |" for k, v in r.ours.items()))
         facts = [f"{r.seeds} paired seeds" if r.seeds else "", f"p = {r.p_holm:.2g} (Holm)" if r.p_holm is not None else "",
                  f"P(improvement) = {r.probability:.2f}" if r.probability is not None else "", r.reason,
                  f"{r.older_code} runs recorded with older code" if r.older_code else "",

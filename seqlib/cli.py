@@ -1,6 +1,7 @@
 """The command `seqlib`. Exit codes: 0 done, 1 a run failed, 2 bad usage, 130 interrupted."""
 
 import json
+import re
 import sys
 import traceback
 import warnings
@@ -49,7 +50,7 @@ def cli(debug: bool):
 @PROFILE
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a parameter; may be repeated.")
 @WORKERS
-@click.option("--timeout", default=7200.0, show_default=True, type=click.FloatRange(min=0, min_open=True),
+@click.option("--timeout", default=7200.0, show_default=True, type=click.FloatRange(0, 10**6, min_open=True),
               help="Seconds a notebook may take.")
 @example("seqlib run airline --profile quick --set seeds=5")
 def run(studies, profile, settings, workers, timeout):
@@ -66,10 +67,11 @@ def parse_seeds(text: str) -> list[int]:
     """`0-29`, `3` or `0,2,5-7` as a sorted list."""
     seeds = set()
     for part in text.split(","):
-        low, _, high = part.partition("-")
-        if not low.isdigit() or not (high or low).isdigit() or not int(low) <= int(high or low) < 2**31:
-            raise UsageError(f"--seeds {text!r}: wants numbers or ranges such as 0-29 or 0,2,5-7")
-        seeds |= set(range(int(low), int(high or low) + 1))
+        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if low > high:
+            raise UsageError(f"--seeds {text!r}: wants numbers or ranges below 10000, such as 0-29 or 0,2,5-7")
+        seeds |= set(range(low, high + 1))
     return sorted(seeds)
 
 
@@ -79,8 +81,9 @@ def parse_seeds(text: str) -> list[int]:
 @click.option("--arms", help="Only these arms, separated by commas.")
 @click.option("--seeds", help="Only these seeds, such as 0-29.")
 @WORKERS
+@click.option("--redo-older", is_flag=True, help="Train again what other code recorded, and replace it.")
 @example("seqlib sweep airline --profile full --arms lstm,rope --seeds 0-9")
-def sweep(name, profile, arms, seeds, workers):
+def sweep(name, profile, arms, seeds, workers, redo_older):
     """Fill the store with a study's runs, without a notebook. `full` fills results/, the others .runs/."""
     from seqlib.store import Store
     from seqlib.sweep import sweep as run_sweep
@@ -90,8 +93,6 @@ def sweep(name, profile, arms, seeds, workers):
         numbers = parse_seeds(seeds)
         extra["seeds"] = max(numbers) + 1
     specs = chosen.specs(chosen.parameters(profile, **extra))
-    if seeds is not None:
-        specs = [spec for spec in specs if spec.seed in numbers]
     if arms is not None:
         wanted = arms.split(",")
         available = list(dict.fromkeys(spec.arm for spec in specs))
@@ -101,8 +102,13 @@ def sweep(name, profile, arms, seeds, workers):
 
                 raise nearest(f"arm in profile {profile}:", arm, available)
         specs = [spec for spec in specs if spec.arm in wanted]
+    if seeds is not None:
+        specs = [spec for spec in specs if spec.seed in numbers]
+        if not specs:
+            raise UsageError(f"--seeds {seeds}: the chosen arms have no such seed (a classical forecast has seed 0 alone)")
     store, trained = Store.of_profile(profile), []
-    records = run_sweep(specs, store, workers=workers, trained=trained)
+    redo_older = redo_older or profile != "full"  # live runs show what this code does
+    records = run_sweep(specs, store, workers=workers, trained=trained, redo_older=redo_older)
     click.echo(f"{len(records)} records of {name} in {store.root / name}, {len(trained)} of them new")
 
 
@@ -172,7 +178,7 @@ def status(as_json):
         for label, store in (("archive", Store.archive()), ("live", Store.live())):
             records = list(store.records(name))
             rows.append({"study": name, "store": label, "records": len(records),
-                         "missing": len(planned - {r.key for r in records}) if label == "archive" else None,
+                         "missing": len(planned - {r.key for r in records}) if label == "archive" else "",
                          "older_code": sum(r.provenance["code_hash"] != current for r in records),
                          "damaged": len(list((store.root / name).glob("*.damaged"))), "path": str(store.root / name)})
     show(rows, as_json)

@@ -1,4 +1,4 @@
-"""Data sets: an ordered list of sources each, every file checked against its sha256."""
+"""Data sets: where each is found, every file checked against its sha256."""
 
 import hashlib
 from collections.abc import Callable

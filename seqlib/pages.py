@@ -4,10 +4,10 @@ A page's inputs are its notebook, profile and parameters, the package's code, an
 beside the page; while it is the same, the page is not executed again. A failed run leaves the previous page in place.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import psutil
 import yaml
+from filelock import FileLock
 from tqdm import tqdm
 
 from seqlib import claims, study
@@ -66,10 +68,9 @@ def plan(names: list[str], profile: str, settings: list[str]) -> list[Page]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
-        try:
-            overrides[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise UsageError(f"--set {name}: {value!r} is not a YAML value") from None
+        if name.strip() == "profile":
+            raise UsageError("--set profile: use --profile")
+        overrides[name.strip()] = _value(name, value)
     studies = [study.get(name) for name in names or study.built()]
     values = [s.parameters(profile, **overrides).model_dump(mode="json") for s in studies]
     pages = [Page(s.name, v) for s, v in zip(studies, values)]
@@ -77,6 +78,20 @@ def plan(names: list[str], profile: str, settings: list[str]) -> list[Page]:
     if missing:
         raise UsageError(f"no notebook {missing[0]}; run from a source checkout, or set SEQLIB_ROOT to one")
     return pages
+
+
+def _value(name: str, text: str):
+    """A parameter's value in YAML, with numbers such as 1e-3 as Python and JSON know them (YAML 1.1 takes them for text)."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {name}: {text!r} is not a YAML value") from None
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    return value
 
 
 def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool = False) -> list[Page]:
@@ -90,14 +105,21 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool 
         stale = [page for page in batch if not page.fresh()]
         with ThreadPoolExecutor(max(1, workers)) as executor, tqdm(total=len(stale), desc="pages", unit="page",
                                                                    disable=quiet or not stale) as bar:
-            futures = {executor.submit(execute, page, threads, timeout): page for page in stale}
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                    done.append(futures[future])
-                except SeqlibError as error:
-                    failures.append(str(error))
-                bar.update()
+            running: set[subprocess.Popen] = set()
+            futures = {executor.submit(execute, page, threads, timeout, running): page for page in stale}
+            try:
+                for future in as_completed(futures):
+                    try:
+                        future.result()
+                        done.append(futures[future])
+                    except SeqlibError as error:
+                        failures.append(str(error))
+                    bar.update()
+            except KeyboardInterrupt:
+                executor.shutdown(wait=False, cancel_futures=True)
+                for process in list(running):
+                    _end(process)
+                raise
     answer = ROOT / "book" / "answer.md"
     if done or not answer.exists():
         write_atomically(answer, claims.answer_table().encode())
@@ -106,8 +128,15 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool 
     return done
 
 
-def execute(page: Page, threads: int, timeout: float) -> None:
-    """Run one notebook in a subprocess of its own process group; move it into place when every cell has succeeded."""
+def execute(page: Page, threads: int, timeout: float, running: set[subprocess.Popen]) -> None:
+    """Run one notebook in a subprocess; move it into place when every cell has succeeded. The process stands in `running` while it lives. Two runs never work on one page at once."""
+    page.output.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(page.output.with_name(f".{page.name}.lock")):
+        if not page.fresh():  # another run may have made it meanwhile
+            _execute(page, threads, timeout, running)
+
+
+def _execute(page: Page, threads: int, timeout: float, running: set[subprocess.Popen]) -> None:
     inputs = page.inputs()
     work = scratch() / "pages" / f"{page.name}.ipynb"
     write_atomically(work.with_suffix(".yaml"), yaml.safe_dump(page.values).encode())
@@ -118,13 +147,15 @@ def execute(page: Page, threads: int, timeout: float) -> None:
                "--kernel", "python3", "--no-progress-bar", "--cwd", str(ROOT)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                start_new_session=True)
+    running.add(process)
     try:
         _, stderr = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
         raise SeqlibError(f"page {page.name}: no result after {timeout:g} s, stopped{_failing_cell(work)}\n"
                           "the previous page is unchanged; raise --timeout or choose a smaller profile") from None
     finally:
-        _end_group(process)
+        _end(process)
+        running.discard(process)
     problem = _problem(work, process.returncode)
     if problem:
         last = [line for line in (stderr or "").splitlines() if line.strip()][-1:]
@@ -140,12 +171,15 @@ def execute(page: Page, threads: int, timeout: float) -> None:
     write_atomically(page.stamp, inputs.encode())
 
 
-def _end_group(process: subprocess.Popen) -> None:
-    """End papermill and its kernel, whatever state they are in."""
+def _end(process: subprocess.Popen) -> None:
+    """End papermill and its kernel, which has a process group of its own, whatever state they are in."""
     try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
     process.wait()
 
 

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from seqlib.errors import SeqlibError
-from seqlib.record import Record, Spec
+from seqlib.record import SCHEMA_VERSION, Record, Spec
 
 ROOT = Path(os.environ.get("SEQLIB_ROOT") or Path(__file__).resolve().parents[1])
 
@@ -83,7 +83,10 @@ class Store:
         return self._read(path) if path.exists() else None
 
     def records(self, study: str) -> Iterator[Record]:
-        """All sound records of a study, in the order of their keys."""
+        """All sound records of a study, in the order of their keys. Raises SeqlibError on another schema version: such a
+        record is not damaged, and stays."""
+        if self.root.exists() and not self.root.is_dir():
+            raise SeqlibError(f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
         for path in sorted((self.root / study).glob("*.json")):
             record = self._read(path)
             if record is not None:
@@ -92,11 +95,16 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         try:
             record = Record.model_validate_json(path.read_bytes())
+            if record.schema_version != SCHEMA_VERSION:
+                raise SeqlibError(f"{path} has schema version {record.schema_version}, this code reads {SCHEMA_VERSION}; use "
+                                  "the version of seqlib that wrote it")
             problem = record.problem() or (None if path.stem == record.key else "file name does not match its key")
         except FileNotFoundError:
             return None
         except ValidationError as error:
             problem = f"not a record ({error.errors()[0]['msg']})"
+        except ValueError as error:  # NaN, which is not JSON
+            problem = f"not a record ({error})"
         if problem is None:
             return record
         aside = path.with_name(path.name + ".damaged")
@@ -108,10 +116,10 @@ class Store:
     @contextmanager
     def lock(self, spec: Spec, wait: bool = True) -> Iterator[bool]:
         """Hold the right to run `spec` for this store; yields False when another process has it and `wait` is False."""
-        folder = scratch() / "locks"
+        folder = self.root / ".locks"  # beside the records: whoever writes there sees them
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{self.root.resolve().name}-{spec.key}.lock")
+            lock = FileLock(folder / f"{spec.key}.lock")
             try:
                 lock.acquire(timeout=-1 if wait else 0)
             except Timeout:

@@ -48,6 +48,8 @@ class Study:
         if profile not in PROFILES:
             raise nearest("profile", profile, PROFILES)
         path = ROOT / "notebooks" / "profiles" / f"{profile}.yaml"
+        if not path.exists():
+            raise UsageError(f"no profile {path}; run from a source checkout, or set SEQLIB_ROOT to one")
         values = yaml.safe_load(path.read_text())[self.name]
         return self.validate({"profile": profile, **values, **overrides})
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError
+from seqlib.provenance import code_hash
 from seqlib.record import Record, Spec
 from seqlib.store import Store
 
@@ -64,8 +65,9 @@ def pool(workers: int) -> Executor:
 
 
 def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None, workers: int = 1,
-          quiet: bool = False, trained: list[Record] | None = None) -> list[Record]:
+          quiet: bool = False, trained: list[Record] | None = None, redo_older: bool = False) -> list[Record]:
     """Records of all `specs` from `store`, after running those that are missing; these are added to `trained` as well.
+    With `redo_older`, a record that other code made counts as missing, and is replaced once its run has finished.
 
     Locks are one a spec: two sweeps on one store share the work, and a run that another process holds is waited for,
     not done twice. Killing a sweep loses the runs in flight at most. Raises SeqlibError when a worker dies.
@@ -74,22 +76,28 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
         return []
     own = executor is None
     executor = executor or pool(workers)
-    known = {spec.key: store.get(spec) for spec in specs}
-    missing = [spec for spec in {s.key: s for s in specs}.values() if known[spec.key] is None]
     study = studies.get(specs[0].study)
+    code = code_hash(study.modules) if redo_older else None
+    known = {spec.key: current(store.get(spec), code) for spec in specs}
+    missing = [spec for spec in {s.key: s for s in specs}.values() if known[spec.key] is None]
     for name in study.data if missing else ():
         data.locate(name)
     groups, trained = study.group(missing), [] if trained is None else trained
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study, unit="run",
                   disable=quiet or not missing) as bar:
-            run = Run(store, executor, workers, bar, known, trained)
+            run = Run(store, executor, workers, bar, known, trained, code)
             held_elsewhere = run.groups(groups, wait_for_locks=False)
             run.groups(held_elsewhere, wait_for_locks=True)
     finally:
         if own:
             executor.shutdown(wait=False, cancel_futures=True)
     return [known[spec.key] for spec in specs]
+
+
+def current(record: Record | None, code: str | None) -> Record | None:
+    """The record, unless only records of `code` count and it is not one of them."""
+    return record if record is None or code is None or record.provenance["code_hash"] == code else None
 
 
 @dataclass
@@ -102,6 +110,7 @@ class Run:
     bar: tqdm
     known: dict[str, Record | None]
     trained: list[Record]
+    code: str | None
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
         """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
@@ -109,13 +118,12 @@ class Run:
         try:
             while queue or running:
                 while queue and len(running) < self.workers:
-                    locks, mine, busy = self.take(queue.pop(0), wait_for_locks)
-                    held_elsewhere += [busy] if busy else []
-                    if mine:
-                        self.bar.set_postfix_str(f"{mine[0].arm} x{len(mine)}")
-                        running[self.executor.submit(run_group, mine)] = (mine, locks)
-                    else:
-                        locks.close()
+                    with ExitStack() as locks:  # let go of on any error, Ctrl-C in an in-process run included
+                        mine, busy = self.take(queue.pop(0), locks, wait_for_locks)
+                        held_elsewhere += [busy] if busy else []
+                        if mine:
+                            self.bar.set_postfix_str(f"{mine[0].arm} x{len(mine)}")
+                            running[self.executor.submit(run_group, mine)] = (mine, locks.pop_all())
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     mine, locks = running.pop(future)
                     with locks:
@@ -125,22 +133,26 @@ class Run:
                 locks.close()
         return held_elsewhere
 
-    def take(self, specs: list[Spec], wait_for_locks: bool) -> tuple[ExitStack, list[Spec], list[Spec]]:
-        """Lock `specs`: the locks, those that are ours to run, those that are held elsewhere."""
-        locks, mine, busy = ExitStack(), [], []
+    def take(self, specs: list[Spec], locks: ExitStack, wait_for_locks: bool) -> tuple[list[Spec], list[Spec]]:
+        """Lock `specs`: those that are ours to run, those that are held elsewhere."""
+        mine, busy = [], []
         for spec in sorted(specs, key=lambda s: s.key):  # one order for all: no deadlock
             held = locks.enter_context(self.store.lock(spec, wait_for_locks))
-            self.known[spec.key] = self.store.get(spec) if held else None
+            self.known[spec.key] = current(self.store.get(spec), self.code) if held else None
             if not held:
                 busy.append(spec)
             elif self.known[spec.key] is None:
                 mine.append(spec)
             else:
                 self.bar.update()  # another sweep finished it since we looked
-        return locks, sorted(mine, key=lambda s: s.seed), busy
+        return sorted(mine, key=lambda s: s.seed), busy
 
     def keep(self, records: list[Record]) -> None:
         for record in records:
+            lost = [name for name, value in record.metrics.items() if value is None]
+            if lost:
+                raise SeqlibError(f"{record.spec['study']}/{record.spec['arm']} seed {record.spec['seed']}: {lost[0]} is not "
+                                  "finite, so no record was written; lower the learning rate")
             self.store.put(record)
             self.known[record.key] = record
             self.trained.append(record)

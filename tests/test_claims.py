@@ -55,13 +55,19 @@ def test_one_reversed_pair_refutes_a_ranking_and_one_unclear_pair_leaves_it_open
     assert verdict(table(a=a, b=b, c=noise(14.3, 6, 3)), order([["a", "b"], ["b", "c"]])).verdict == "inconclusive"
 
 
-def test_a_ranking_that_a_repair_removes_is_confounded():
+def test_a_ranking_that_a_repair_removes_is_confounded_and_lost_significance_is_not_enough():
     a, b = noise(10), noise(14, seed=1)
-    data = table(a=a, b=b, a2=noise(10, 3, 4), b2=noise(10, 3, 5))
+    unclear = table(a=a, b=b, a2=noise(10, 8, 4).clip(1), b2=noise(14, 8, 5).clip(1))
+    row = verdict(unclear, order([["a", "b"]], repairs={"equal dropout": {"pairs": [["a2", "b2"]]}}))
+    assert row.repairs["equal dropout"]["verdict"] == "inconclusive" and row.verdict == "reproduced" and row.reason
+    data = table(a=a, b=b, a2=noise(10, 0.9, 4), b2=noise(10, 0.9, 5))
     row = verdict(data, order([["a", "b"]], repairs={"equal dropout": {"pairs": [["a2", "b2"]]}}))
     assert row.verdict == "confounded" and "equal dropout" in row.reason
     kept = verdict(table(a=a, b=b, a2=a, b2=b), order([["a", "b"]], repairs={"equal dropout": {"pairs": [["a2", "b2"]]}}))
     assert kept.verdict == "reproduced"
+    gap = verdict(table(a=a, b=b, a2=a, b2=b), order([["a", "b"]], repairs={"none": {"pairs": [["a2", "b2"]]}}), "gap",
+                  {"a": 1.0, "b": 90.0})
+    assert gap.verdict == "same direction"
 
 
 def test_a_figure_of_one_run_is_held_against_single_runs():

@@ -29,6 +29,13 @@ def call(*arguments, capsys):
     (["sweep", "airline", "--arms", "lstn"], "'lstn'"),
     (["sweep", "airline", "--seeds", "5-2"], "--seeds"),
     (["sweep", "airline", "--seeds", "a"], "--seeds"),
+    (["sweep", "airline", "--seeds", "²"], "--seeds"),
+    (["sweep", "airline", "--seeds", "1-"], "--seeds"),
+    (["sweep", "airline", "--seeds", "0-2000000000"], "below 10000"),
+    (["sweep", "airline", "--arms", "naive", "--seeds", "5"], "no such seed"),
+    (["run", "airline", "--set", "profile=full"], "use --profile"),
+    (["run", "airline", "--set", "arms=[]"], "arms"),
+    (["run", "airline", "--timeout", "inf"], "--timeout"),
     (["claims", "--study", "nope"], "unknown study"),
     (["params", "nope"], "unknown study"),
     (["bench", "nope"], "unknown bench"),
@@ -82,6 +89,19 @@ def test_an_unwritable_store_is_one_line_and_exit_code_1(tmp_path, monkeypatch, 
     monkeypatch.setenv("SEQLIB_RUNS", str(tmp_path / "file" / "runs"))
     code, _, err = call("sweep", "airline", "--profile", "smoke", "--arms", "naive", capsys=capsys)
     assert code == 1 and "cannot write" in err and "SEQLIB_RUNS" in err and "Traceback" not in err
+
+
+def test_numbers_in_settings_are_read_as_python_reads_them():
+    from seqlib.pages import plan
+
+    assert plan(["airline"], "smoke", ["lr=1e-3", "seeds=3", "arms=[gru]"])[0].values["lr"] == 1e-3
+
+
+def test_a_store_that_is_no_folder_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEQLIB_RESULTS", str(tmp_path / "file"))
+    code, _, err = call("status", capsys=capsys)
+    assert code == 1 and "is not a folder" in err
 
 
 @pytest.mark.parametrize("text, seeds", [("3", [3]), ("0-2", [0, 1, 2]), ("0,2,5-6", [0, 2, 5, 6])])

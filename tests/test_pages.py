@@ -1,6 +1,7 @@
 """Papermill runs: what is kept, what is refused, what happens when a notebook, its clock or its kernel dies."""
 
 import os
+import signal
 import time
 
 import nbformat
@@ -72,6 +73,20 @@ def test_a_timeout_ends_the_kernel_and_keeps_the_previous_page(small):
     while os.path.exists(f"/proc/{mark.read_text()}") and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not os.path.exists(f"/proc/{mark.read_text()}"), "the kernel is still running"
+
+
+def test_ctrl_c_ends_the_kernel_at_once_and_keeps_the_previous_page(small):
+    mark = small.root / "pid"
+    source = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    nbformat.write(notebook(source), small.root / "notebooks" / "airline.ipynb")
+    process = small.start("run", "airline", "--profile", "smoke")
+    deadline = time.monotonic() + 60
+    while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=15)
+    assert process.returncode == 130 and "Traceback" not in err
+    assert not os.path.exists(f"/proc/{mark.read_text()}") and not (small.root / "book" / "studies" / "airline.ipynb").exists()
 
 
 def test_nothing_starts_when_a_parameter_is_wrong(small):

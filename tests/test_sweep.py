@@ -8,6 +8,7 @@ import pytest
 
 from seqlib.errors import SeqlibError
 from seqlib.store import Store
+from seqlib.studies.airline import STUDY
 from seqlib.studies.airline.arms import ARMS
 from seqlib.studies.airline.specs import AirlineSpec, group
 from seqlib.sweep import InProcess, sweep
@@ -58,6 +59,39 @@ def test_a_failing_group_keeps_the_records_before_it(tmp_path, monkeypatch):
     with pytest.raises(SeqlibError, match="not finite"):
         sweep([*SPECS, bad], store, quiet=True)
     assert len(list(store.records("airline"))) == 6
+
+
+def test_an_interrupted_in_process_sweep_lets_go_of_its_locks(tmp_path, monkeypatch):
+    """What stopping a cell in a notebook does: the same kernel sweeps again."""
+    store, run = Store(tmp_path / "store"), STUDY.run
+    monkeypatch.setattr("seqlib.sweep.run_group", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(SPECS, store, quiet=True)
+    monkeypatch.setattr("seqlib.sweep.run_group", run)
+    assert len(sweep(SPECS, store, quiet=True)) == 6
+
+
+def interrupt(specs):
+    raise KeyboardInterrupt
+
+
+def test_records_of_other_code_are_trained_again_where_asked(tmp_path):
+    store, trained = Store(tmp_path / "store"), []
+    records = sweep(SPECS, store, quiet=True)
+    old = records[1].model_copy(update={"provenance": {**records[1].provenance, "code_hash": "0" * 64}})
+    old.checksum = old.expected_checksum()
+    store.put(old)
+    sweep(SPECS, store, quiet=True, trained=trained)
+    assert trained == []
+    again = sweep(SPECS, store, quiet=True, trained=trained, redo_older=True)
+    assert [r.key for r in trained] == [old.key] and again[1].provenance["code_hash"] == records[0].provenance["code_hash"]
+
+
+def test_a_metric_that_is_not_finite_is_never_recorded(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "gru", Exploding("gru", 64))
+    with pytest.raises(SeqlibError, match="airline/gru seed 0: .* is not finite"):
+        sweep([AirlineSpec(arm="gru", epochs=1, protocol="rolling")], Store(tmp_path / "store"), quiet=True)
+    assert list(Store(tmp_path / "store").records("airline")) == []
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_sweep_resumes(checkout):

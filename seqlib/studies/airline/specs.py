@@ -31,7 +31,7 @@ class AirlineParams(Params):
     """`arms` run on the published split with `seeds` paired seeds, `rolling_arms` on the rolling origin; the first
     `loop_seeds` seeds of the published five also run in the plain loop; `baselines` adds the classical forecasts."""
 
-    arms: list[str] = Field(default=list(PUBLISHED), max_length=len(ARMS))
+    arms: list[str] = Field(default=list(PUBLISHED), min_length=1, max_length=len(ARMS))
     seeds: Annotated[int, Field(ge=1, le=1000)] = 10
     epochs: Annotated[int, Field(ge=1, le=10_000)] = 150
     lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -45,6 +45,8 @@ class AirlineParams(Params):
         unknown = [name for name in names if name not in ARMS]
         if unknown:
             raise ValueError(f"unknown arm {unknown[0]!r}; choose from: {', '.join(ARMS)}")
+        if len(set(names)) < len(names):
+            raise ValueError("an arm is named twice")
         return names
 
 
