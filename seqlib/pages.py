@@ -129,7 +129,8 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool 
 
 
 def execute(page: Page, threads: int, timeout: float, running: set[subprocess.Popen]) -> None:
-    """Run one notebook in a subprocess; move it into place when every cell has succeeded. The process stands in `running` while it lives. Two runs never work on one page at once."""
+    """Run one notebook in a subprocess, which stands in `running` while it lives; move it into place when every cell has
+    succeeded. Two runs never work on one page at once."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(page.output.with_name(f".{page.name}.lock")):
         if not page.fresh():  # another run may have made it meanwhile
