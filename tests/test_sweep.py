@@ -106,6 +106,10 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_sweep_resumes(checkout):
     code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
     assert code == 0 and "8 records" in out and "4 of them new" in out
     assert len(checkout.records()) == 8 and not any(checkpoints.glob("*.safetensors"))
+    records = [json.loads(path.read_text()) for path in checkout.records()]
+    resumed = [r for r in records if r["provenance"].get("resumed")]
+    assert len(resumed) == 4 and all(r["spec"]["arm"] == "lstm" and "seconds" not in r["metrics"] for r in resumed)
+    assert all(r["metrics"]["seconds"] > 0 for r in records if r not in resumed)
 
 
 def test_a_full_disk_ends_a_sweep_with_one_line_and_loses_no_record(checkout):

@@ -2,10 +2,26 @@
 
 from functools import partial
 
+from seqlib.record import Record
+from seqlib.store import scratch
 from seqlib.studies.airline.arms import ARMS
 from seqlib.studies.airline.run import MODULES, run
 from seqlib.studies.airline.specs import AirlineParams, AirlineSpec, group, parameter_counts, specs_of
 from seqlib.study import Study
+
+
+def run_group(specs: list[AirlineSpec]) -> list[Record]:
+    """As `run`; records of a run that resumed from a checkpoint say so and carry no `seconds`, which would tell of its last
+    part alone."""
+    def checkpoints():
+        return set((scratch() / "checkpoints").glob("airline-*.safetensors"))
+
+    before = checkpoints()
+    records = run(specs)
+    if before <= checkpoints():
+        return records
+    return [Record.of(spec, {k: v for k, v in r.metrics.items() if k != "seconds"}, r.curves, {**r.provenance, "resumed": True})
+            for spec, r in zip(specs, records)]
 
 
 def headline() -> str:
@@ -14,5 +30,5 @@ def headline() -> str:
     return page.headline()
 
 
-STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run, MODULES, ("airline",),
+STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run_group, MODULES, ("airline",),
               {arm: partial(parameter_counts, arm) for arm in ARMS}, headline)
