@@ -258,10 +258,10 @@ def describe_data() -> str:
 
 
 def describe_live(records, trained, params) -> str:
-    machine = records[0].provenance["machine"]
+    machine, seconds = records[0].provenance["machine"], sum(r.metrics.get("seconds", 0) for r in records)
     return (f"{len(records)} runs ({params.seeds} seeds an arm, {params.epochs} epochs, and the baselines), {len(trained)} of "
-            f"them trained now, the others earlier by the same code: {sum(r.metrics.get('seconds', 0) for r in records):.0f} s of "
-            f"training on {machine['cpu']}, {machine['cores']} cores.")
+            f"them trained now, the others earlier by the same code: {seconds:.0f} s of training on {machine['cpu']}, "
+            f"{machine['cores']} cores.")
 
 
 def verdicts() -> pd.DataFrame:
