@@ -9,7 +9,7 @@ import warnings
 import click
 
 from seqlib import __version__, study
-from seqlib.errors import SeqlibError, UsageError
+from seqlib.errors import SeqlibError, UsageError, nearest
 
 PROFILE = click.option("--profile", default="quick", show_default=True, metavar="|".join(study.PROFILES),
                        help="How much to run; see notebooks/profiles.")
@@ -98,8 +98,6 @@ def sweep(name, profile, arms, seeds, workers, redo_older):
         available = list(dict.fromkeys(spec.arm for spec in specs))
         for arm in wanted:
             if arm not in available:
-                from seqlib.errors import nearest
-
                 raise nearest(f"arm in profile {profile}:", arm, available)
         specs = [spec for spec in specs if spec.arm in wanted]
     if seeds is not None:

@@ -1,5 +1,7 @@
 """What the airline page says, computed from records: tables, figures with captions, sentences with numbers."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -217,6 +219,7 @@ def reach(means: pd.Series, family, suffix: str = "") -> str:
     return f"{min(values):.0f} to {max(values):.0f}"
 
 
+@functools.cache  # five places on the page read the same bootstrap; the page loads its archive once as well
 def own_verdicts() -> dict[str, claims.Verdict]:
     return {row.id: row for row in claims.study_verdicts("airline", claims.load()["airline"]["claims"])}
 
