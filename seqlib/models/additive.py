@@ -11,6 +11,7 @@ with one exponential a pair, which is right for any finite input. Elsewhere (CUD
 recomputes block by block.
 """
 
+import functools
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -43,12 +44,14 @@ def _forward(a, b, v, out):
             for c in range(C):
                 last += v[c] / (1 + a[i, c] * b[i, c])
             out[i, i] = total - 2 * last
+        out[i, i + 1 :] = -np.inf
 
 
 @_jit
 def _backward(a, b, v, grad, dq, dk, dv):
-    """Adds to dq, dk (T, C) and dv (C,) of one batch element, given grad (T, T); tanh' = 4 (r - r^2), tanh = 1 - 2r."""
+    """Fills dq, dk (T, C) and dv (C,) of one batch element, given grad (T, T); tanh' = 4 (r - r^2), tanh = 1 - 2r."""
     T, C = a.shape
+    dq[:], dk[:], dv[:] = 0, 0, 0
     r, s = np.empty_like(v), np.empty_like(v)
     for i in range(T):
         for j in range(0, i, 2):
@@ -64,9 +67,9 @@ def _backward(a, b, v, grad, dq, dk, dv):
             for c in range(C):
                 dk[j + 1, c] += h * (s[c] - s[c] * s[c])
             for c in range(C):
-                dv[c] -= g * r[c] + h * s[c]
-            for c in range(C):
-                dq[i, c] += g * (r[c] - r[c] * r[c]) + h * (s[c] - s[c] * s[c])
+                x, y = g * r[c], h * s[c]
+                dv[c] -= x + y
+                dq[i, c] += (x - x * r[c]) + (y - y * s[c])
         if i % 2 == 0:
             g = grad[i, i]
             for c in range(C):
@@ -99,11 +102,13 @@ def _forward_any(q, k, v, out):
             for c in range(C):
                 total += v[c] * np.tanh(q[i, c] + k[j, c])
             out[i, j] = total
+        out[i, i + 1 :] = -np.inf
 
 
 @_jit
 def _backward_any(q, k, v, grad, dq, dk, dv):
     T, C = q.shape
+    dq[:], dk[:], dv[:] = 0, 0, 0
     for i in range(T):
         for j in range(i + 1):
             for c in range(C):
@@ -114,10 +119,33 @@ def _backward_any(q, k, v, grad, dq, dk, dv):
                 dv[c] += grad[i, j] * t
 
 
-def _each(kernels, choice, rows) -> None:
-    """Call kernels[choice[n]](*rows[n]) for every batch element n, over torch's number of threads."""
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as executor:
-        list(executor.map(lambda n: kernels[choice[n]](*rows[n]), range(len(rows))))
+@functools.cache
+def _helpers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+def _each(fast, exact, q, k, *more) -> None:
+    """Call `fast` (where its range allows) or `exact` for every batch element, over torch's number of threads.
+
+    The calling thread works too, and exponentials go into two small buffers a thread: fresh memory the size of q would
+    cost more than the arithmetic, and so would waiting for OpenMP threads that still spin behind a product.
+    """
+    def share(part):
+        a, b = np.empty_like(q[0]), np.empty_like(k[0])
+        for n in range(part, len(q), threads):
+            if all(-SAFE <= x[n].min() and x[n].max() <= SAFE for x in (q, k)):
+                for x, buffer in ((q, a), (k, b)):
+                    np.add(x[n], x[n], out=buffer)
+                    np.exp(buffer, out=buffer)
+                fast(a, b, *(x[n] for x in more))
+            else:
+                exact(q[n], k[n], *(x[n] for x in more))
+
+    threads = max(1, min(torch.get_num_threads(), len(q)))
+    helpers = [_helpers(threads - 1).submit(share, part) for part in range(1, threads)] if threads > 1 else []
+    share(0)
+    for helper in helpers:
+        helper.result()
 
 
 class _AdditiveScores(torch.autograd.Function):
@@ -126,21 +154,17 @@ class _AdditiveScores(torch.autograd.Function):
         # one layout whatever comes in: expanded or transposed arguments would compile kernels of their own
         q, k, v = (x.detach().contiguous() for x in (q, k, v))
         B, T, _ = q.shape
-        wide = torch.maximum(q.abs().amax((1, 2)), k.abs().amax((1, 2))) > SAFE
-        a, b = (torch.where(wide[:, None, None], x, (2 * x).exp()) for x in (q, k))
-        out = q.new_full((B, T, T), float("-inf"))
-        left, right, scores = a.numpy(), b.numpy(), out.numpy()
-        _each((_forward, _forward_any), wide.tolist(), [(left[n], right[n], v.numpy(), scores[n]) for n in range(B)])
-        ctx.save_for_backward(a, b, v, wide)
+        out = q.new_empty(B, T, T)
+        _each(_forward, _forward_any, q.numpy(), k.numpy(), [v.numpy()] * B, out.numpy())
+        ctx.save_for_backward(q, k, v)
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        a, b, v, wide = ctx.saved_tensors
-        dq, dk, dv = torch.zeros_like(a), torch.zeros_like(b), v.new_zeros(len(a), len(v))
-        left, right, *rest = (x.numpy() for x in (a, b, grad.contiguous(), dq, dk, dv))
-        rows = [(left[n], right[n], v.numpy(), *(x[n] for x in rest)) for n in range(len(a))]
-        _each((_backward, _backward_any), wide.tolist(), rows)
+        q, k, v = ctx.saved_tensors
+        dq, dk, dv = torch.empty_like(q), torch.empty_like(k), v.new_empty(len(q), len(v))
+        rest = (x.numpy() for x in (grad.contiguous(), dq, dk, dv))
+        _each(_backward, _backward_any, q.numpy(), k.numpy(), [v.numpy()] * len(q), *rest)
         return dq, dk, dv.sum(0)
 
 
