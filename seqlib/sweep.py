@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError
-from seqlib.provenance import code_hash
 from seqlib.record import Record, Spec
 from seqlib.store import Store
 
@@ -77,16 +76,16 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     own = executor is None
     executor = executor or pool(workers)
     study = studies.get(specs[0].study)
-    code = code_hash(study.modules) if redo_older else None
-    known = {spec.key: current(store.get(spec), code) for spec in specs}
+    current = study.current if redo_older else lambda record: True
+    known = {spec.key: accepted(store.get(spec), current) for spec in specs}
     missing = [spec for spec in {s.key: s for s in specs}.values() if known[spec.key] is None]
-    for name in study.data if missing else ():
+    for name in study.data(missing):
         data.locate(name)
     groups, trained = study.group(missing), [] if trained is None else trained
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study, unit="run",
                   disable=quiet or not missing) as bar:
-            run = Run(store, executor, workers, bar, known, trained, code)
+            run = Run(store, executor, workers, bar, known, trained, current)
             held_elsewhere = run.groups(groups, wait_for_locks=False)
             run.groups(held_elsewhere, wait_for_locks=True)
     finally:
@@ -95,9 +94,9 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     return [known[spec.key] for spec in specs]
 
 
-def current(record: Record | None, code: str | None) -> Record | None:
-    """The record, unless only records of `code` count and it is not one of them."""
-    return record if record is None or code is None or record.provenance["code_hash"] == code else None
+def accepted(record: Record | None, current: Callable[[Record], bool]) -> Record | None:
+    """The record, unless it does not count as `current`."""
+    return record if record is not None and current(record) else None
 
 
 @dataclass
@@ -110,7 +109,7 @@ class Run:
     bar: tqdm
     known: dict[str, Record | None]
     trained: list[Record]
-    code: str | None
+    current: Callable[[Record], bool]
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
         """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
@@ -138,7 +137,7 @@ class Run:
         mine, busy = [], []
         for spec in sorted(specs, key=lambda s: s.key):  # one order for all: no deadlock
             held = locks.enter_context(self.store.lock(spec, wait_for_locks))
-            self.known[spec.key] = current(self.store.get(spec), self.code) if held else None
+            self.known[spec.key] = accepted(self.store.get(spec), self.current) if held else None
             if not held:
                 busy.append(spec)
             elif self.known[spec.key] is None:

@@ -30,5 +30,6 @@ def headline() -> str:
     return page.headline()
 
 
-STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run_group, MODULES, ("airline",),
+STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run_group,
+              lambda spec: MODULES, lambda specs: ["airline"] if specs else [],
               {arm: partial(parameter_counts, arm) for arm in ARMS}, headline)

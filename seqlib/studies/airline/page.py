@@ -276,8 +276,7 @@ def recorded_on(records) -> str:
     """The machine and code of the archived runs."""
     machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"], r.provenance["versions"]["torch"])
                 for r in records}
-    current = claims.code_hash(get("airline").modules)
-    older = sum(r.provenance["code_hash"] != current for r in records)
+    older = sum(not get("airline").current(r) for r in records)
     told = "; ".join(f"{cpu}, {cores} cores, torch {version}" for cpu, cores, version in sorted(machines))
     dirty = sum(bool(r.provenance["git"]["dirty"]) for r in records)
     return (f"{len(records)} archived runs, recorded on {told}." + (

@@ -1,0 +1,1 @@
+def headline(): return "x"

@@ -1,0 +1,104 @@
+"""Settings of a run (`ShakespeareSpec`), parameters of the notebook, and which runs they ask for."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from seqlib.record import Spec
+from seqlib.studies.shakespeare import recall
+from seqlib.studies.shakespeare.arms import ARMS, build
+from seqlib.studies.shakespeare.corpus import CORPORA, choose
+from seqlib.study import Params
+
+Count = Annotated[int, Field(ge=0, le=1000)]
+TOKENS = 32 * 128  # a step of the published setting, which the sweep over contexts keeps
+
+
+class ShakespeareSpec(Spec):
+    """A run on a text, or (`corpus` mqar) on the recall task: there `context` is the length of a sequence and `width` the
+    channels of the model."""
+
+    study: Literal["shakespeare"] = "shakespeare"
+    arm: Literal[ARMS]
+    corpus: Literal[(*CORPORA, "mqar")] = "tiny_shakespeare"
+    context: int = Field(128, ge=2, le=4096)
+    batch: int = Field(32, ge=1, le=4096)
+    epochs: int = Field(5, ge=1, le=1000)
+    epoch_steps: int = Field(500, ge=1, le=100_000)
+    lr: float = Field(3e-4, gt=0, le=1)
+    width: int | None = Field(None, ge=8, le=1024)
+
+    @model_validator(mode="after")
+    def fits(self):
+        if (self.corpus == "mqar") != (self.width is not None):
+            raise ValueError("width belongs to the recall task (corpus mqar), and to it alone")
+        if self.corpus == "mqar" and (self.arm not in recall.ARMS or self.context < 16):
+            raise ValueError(f"the recall task takes {', '.join(recall.ARMS)} and sequences of at least 16")
+        return self
+
+
+class ShakespeareParams(Params):
+    """`arms` run with `seeds` paired seeds at the published context and batch, `few_arms` with `few_seeds`; `contexts` are
+    swept at equal characters with `sweep_seeds` seeds of `sweep_arms`, `rates` are further learning rates for them; the
+    recall task runs over `recall_lengths` and `recall_widths`."""
+
+    corpus: Literal[("auto", *CORPORA)] = "auto"
+    arms: list[str] = Field(default=["lstm", "additive", "transformer"], min_length=1, max_length=len(ARMS))
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    context: Annotated[int, Field(ge=2, le=4096)] = 128
+    batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 5
+    epoch_steps: Annotated[int, Field(ge=1, le=100_000)] = 500
+    lr: Annotated[float, Field(gt=0, le=1)] = 3e-4
+    few_arms: list[str] = Field(default=[], max_length=len(ARMS))
+    few_seeds: Count = 0
+    sweep_arms: list[str] = Field(default=["lstm", "additive", "transformer"], max_length=len(ARMS))
+    sweep_seeds: Count = 0
+    contexts: list[Annotated[int, Field(ge=2, le=4096)]] = []
+    sweep_epochs: Annotated[int, Field(ge=1, le=1000)] = 5
+    rates: list[Annotated[float, Field(gt=0, le=1)]] = []
+    recall_arms: list[str] = Field(default=[], max_length=len(recall.ARMS))
+    recall_lengths: list[Annotated[int, Field(ge=16, le=4096)]] = []
+    recall_widths: list[Annotated[int, Field(ge=8, le=1024)]] = []
+    recall_seeds: Count = 0
+    recall_steps: Annotated[int, Field(ge=5, le=1_000_000)] = 2000
+
+    @field_validator("arms", "few_arms", "sweep_arms", "recall_arms")
+    @classmethod
+    def known(cls, names: list[str], info) -> list[str]:
+        allowed = recall.ARMS if info.field_name == "recall_arms" else ARMS
+        unknown = [name for name in names if name not in allowed]
+        if unknown:
+            raise ValueError(f"unknown arm {unknown[0]!r}; choose from: {', '.join(allowed)}")
+        if len(set(names)) < len(names):
+            raise ValueError("an arm is named twice")
+        return names
+
+
+def specs_of(params: ShakespeareParams) -> list[ShakespeareSpec]:
+    """All runs, the paired seeds first and seed by seed, so that what is cut short is still paired. Raises SeqlibError when
+    `corpus` is auto and none can be had."""
+    name = choose() if params.corpus == "auto" else params.corpus
+    shared = {"corpus": name, "epochs": params.epochs, "epoch_steps": params.epoch_steps, "lr": params.lr}
+    size = {"context": params.context, "batch": params.batch}
+    specs = [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.seeds) for arm in params.arms]
+    specs += [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.few_seeds) for arm in params.few_arms]
+    for s in range(params.sweep_seeds):
+        specs += [ShakespeareSpec(arm=arm, seed=s, **{**shared, "epochs": params.sweep_epochs}, context=context,
+                                  batch=max(1, TOKENS // context)) for context in params.contexts for arm in params.sweep_arms]
+        specs += [ShakespeareSpec(arm=arm, seed=s, **size, **{**shared, "lr": lr})
+                  for lr in params.rates for arm in params.sweep_arms]
+
+    for s in range(params.recall_seeds):
+        specs += [ShakespeareSpec(arm=arm, seed=s, corpus="mqar", context=T, width=C, batch=recall.BATCH, lr=recall.RATE,
+                                  epochs=5, epoch_steps=max(1, params.recall_steps // 5))
+                  for T in params.recall_lengths for C in params.recall_widths for arm in params.recall_arms]
+    return list({spec.key: spec for spec in specs}.values())
+
+
+def parameter_counts(arm: str, V: int = 65, context: int = 128) -> dict[str, int]:
+    """Trainable and total parameters at the published setting."""
+    with torch.random.fork_rng(devices=[]):
+        sizes = [(p.numel(), p.requires_grad) for p in build(arm, V, context).parameters()]
+    return {"trainable": sum(n for n, trains in sizes if trains), "total": sum(n for n, _ in sizes)}
