@@ -87,7 +87,8 @@ def study_verdicts(name: str, claims: dict, table: pd.DataFrame | None = None) -
         for row in rows:
             row.reason = "this study has not been built yet"
         return rows
-    pending = [(row, _evaluate(row, claims[row.id].get("test"), table)) for row in rows]
+    settings = load()[name].get("settings", {})
+    pending = [(row, _evaluate(row, claims[row.id].get("test"), settings, table)) for row in rows]
     tests = [t for _, own in pending for t in own]
     for t, p in zip(tests, stats.holm([t.p for t in tests])):
         t.p_holm = p
@@ -126,7 +127,7 @@ class Comparison:
         return "same direction" if self.matches_size is False else "reproduced"
 
 
-def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comparison]:
+def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFrame) -> list[Comparison]:
     if test is None:
         row.reason = "no test has been declared yet"
         return []
@@ -136,15 +137,13 @@ def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comp
     if table.empty:
         row.reason = "the archive has no records"
         return []
-    chosen = table[(table.engine == test.get("engine", "stacked")) & (table.protocol == "published")]
-    wide = chosen.pivot(index="seed", columns="arm", values=test["metric"])
-    needed = _arms(row, test)
-    absent = [arm for arm in needed if arm not in wide or wide[arm].count() < 2]
+    needed = _columns(row, test)
+    wide, used = _wide(test, settings, table, needed)
+    absent = [name for name in needed if wide[name].count() < 2]
     if absent:
         row.reason = f"the archive lacks runs of {', '.join(absent)}"
         return []
-    used = chosen[chosen.arm.isin(needed)]
-    row.older_code = int(used.older_code.sum())
+    row.older_code = int(table.older_code[sorted(used)].sum())
     if test["method"] == "values":
         _values(row, wide[needed])
         return []
@@ -153,7 +152,32 @@ def _evaluate(row: Verdict, test: dict | None, table: pd.DataFrame) -> list[Comp
         _order(name, row, test, repair["pairs"], wide) for name, repair in repairs.items()]
 
 
-def _arms(row: Verdict, test: dict) -> list[str]:
+def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) -> tuple[pd.DataFrame, set]:
+    """What is compared, a column a name and a row a seed, and the rows of `table` that it comes from.
+
+    A name is an arm, unless the test's `columns` say otherwise: {arm, metric, where} for other settings or figures of an
+    arm, or a text that computes with further columns. A metric may compute with a record's figures.
+    """
+    given, used, wide = test.get("columns", {}), set(), {}
+    for name in dict.fromkeys([*(n for n, c in given.items() if not isinstance(c, str)), *needed]):
+        column = given.get(name, {})
+        if isinstance(column, str):
+            continue
+        where = {**settings, **test.get("where", {}), "arm": column.get("arm", name), **column.get("where", {})}
+        rows = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+        if rows.seed.duplicated().any():
+            raise SeqlibError(f"claims.yaml: column {name!r} matches several records of one seed; narrow its `where`")
+        used |= set(rows.index)
+        metric = column.get("metric", test.get("metric"))
+        wide[name] = pd.Series(dtype=float) if rows.empty else rows.set_index("seed").eval(metric)
+    wide = pd.DataFrame(wide)
+    for name, formula in given.items():
+        if isinstance(formula, str):
+            wide[name] = wide.eval(formula)
+    return wide.sort_index(), used
+
+
+def _columns(row: Verdict, test: dict) -> list[str]:
     if test["method"] == "values":
         return list(row.seed_value)
     pairs = [*test["pairs"], *(pair for repair in test.get("repairs", {}).values() for pair in repair["pairs"])]

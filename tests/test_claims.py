@@ -10,7 +10,7 @@ SEEDS = 12
 
 def table(**columns):
     """Archive-like frame: `columns` maps an arm to its values."""
-    rows = [{"arm": arm, "seed": s, "test_mse": v, "engine": "stacked", "protocol": "published", "code_hash": "old"}
+    rows = [{"arm": arm, "seed": s, "test_mse": v, "engine": "stacked", "protocol": "published", "older_code": True}
             for arm, values in columns.items() for s, v in enumerate(values)]
     return pd.DataFrame(rows)
 

@@ -2,7 +2,7 @@
 each key once more, at which the model has to give its value. It tests what a fixed-size state cannot hold.
 
 As there: keys and values have vocabularies of their own, and gaps between a pair and its query follow a power law. Ours is
-smaller (a vocabulary of 256 against 8,192), and what stands between queries is a filler token.
+smaller (32 keys and values against a vocabulary of 8,192), and what stands between queries is a filler token.
 """
 
 import time
@@ -23,7 +23,7 @@ from seqlib.studies.shakespeare.train import State, initial, train
 
 ARMS = ("lstm", "gru", "additive", "transformer", "transformer-rope")
 BATCH, RATE = 64, 1e-3
-KEYS = VALUES = 64
+KEYS = VALUES = 16
 FILLER = KEYS + VALUES
 V = KEYS + VALUES + 1
 MODULES = tuple(f"seqlib.models.{m}" for m in ("additive", "recurrent", "transformer")) + tuple(

@@ -39,9 +39,9 @@ class ShakespeareSpec(Spec):
 
 
 class ShakespeareParams(Params):
-    """`arms` run with `seeds` paired seeds at the published context and batch, `few_arms` with `few_seeds`; `contexts` are
-    swept at equal characters with `sweep_seeds` seeds of `sweep_arms`, `rates` are further learning rates for them; the
-    recall task runs over `recall_lengths` and `recall_widths`."""
+    """`arms` run with `seeds` paired seeds at the published context and batch, `few_arms` with `few_seeds`, the arm without a
+    mask for one epoch with `leak_seeds`; `contexts` are swept at equal characters with `sweep_seeds` seeds of `sweep_arms`
+    over `sweep_epochs`; the recall task runs over `recall_lengths` and `recall_widths`."""
 
     corpus: Literal[("auto", *CORPORA)] = "auto"
     arms: list[str] = Field(default=["lstm", "additive", "transformer"], min_length=1, max_length=len(ARMS))
@@ -53,11 +53,11 @@ class ShakespeareParams(Params):
     lr: Annotated[float, Field(gt=0, le=1)] = 3e-4
     few_arms: list[str] = Field(default=[], max_length=len(ARMS))
     few_seeds: Count = 0
+    leak_seeds: Count = 0
     sweep_arms: list[str] = Field(default=["lstm", "additive", "transformer"], max_length=len(ARMS))
     sweep_seeds: Count = 0
     contexts: list[Annotated[int, Field(ge=2, le=4096)]] = []
     sweep_epochs: Annotated[int, Field(ge=1, le=1000)] = 5
-    rates: list[Annotated[float, Field(gt=0, le=1)]] = []
     recall_arms: list[str] = Field(default=[], max_length=len(recall.ARMS))
     recall_lengths: list[Annotated[int, Field(ge=16, le=4096)]] = []
     recall_widths: list[Annotated[int, Field(ge=8, le=1024)]] = []
@@ -83,13 +83,13 @@ def specs_of(params: ShakespeareParams) -> list[ShakespeareSpec]:
     shared = {"corpus": name, "epochs": params.epochs, "epoch_steps": params.epoch_steps, "lr": params.lr}
     size = {"context": params.context, "batch": params.batch}
     specs = [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.seeds) for arm in params.arms]
-    specs += [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.few_seeds) for arm in params.few_arms]
+    specs += [ShakespeareSpec(arm="additive-unmasked", seed=s, **size, **{**shared, "epochs": 1})
+              for s in range(params.leak_seeds)]
     for s in range(params.sweep_seeds):
         specs += [ShakespeareSpec(arm=arm, seed=s, **{**shared, "epochs": params.sweep_epochs}, context=context,
                                   batch=max(1, TOKENS // context)) for context in params.contexts for arm in params.sweep_arms]
-        specs += [ShakespeareSpec(arm=arm, seed=s, **size, **{**shared, "lr": lr})
-                  for lr in params.rates for arm in params.sweep_arms]
 
+    specs += [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.few_seeds) for arm in params.few_arms]
     for s in range(params.recall_seeds):
         specs += [ShakespeareSpec(arm=arm, seed=s, corpus="mqar", context=T, width=C, batch=recall.BATCH, lr=recall.RATE,
                                   epochs=5, epoch_steps=max(1, params.recall_steps // 5))
