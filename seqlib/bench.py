@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from unittest.mock import patch
 
@@ -125,7 +126,15 @@ def additive_cases() -> list[Case]:
     return [Case("additive-scores", additive_call("ours"), additive_call("reference"), memory=additive_memory)]
 
 
-BENCHES: dict[str, Callable[[], list[Case]]] = {"airline": airline_cases, "additive-scores": additive_cases}
+def character_cases(name: str) -> list[Case]:
+    from seqlib.studies.shakespeare import bench
+
+    return getattr(bench, name)()
+
+
+BENCHES: dict[str, Callable[[], list[Case]]] = {
+    "airline": airline_cases, "additive-scores": additive_cases,
+    **{name: partial(character_cases, name.replace("-", "_")) for name in ("additive-step", "transformer-step", "lstm-step")}}
 
 
 def run_benches(name: str | None = None) -> list[dict]:

@@ -90,7 +90,8 @@ def study_verdicts(name: str, claims: dict, table: pd.DataFrame | None = None) -
     settings = load()[name].get("settings", {})
     pending = [(row, _evaluate(row, claims[row.id].get("test"), settings, table)) for row in rows]
     tests = [t for _, own in pending for t in own]
-    for t, p in zip(tests, stats.holm([t.p for t in tests])):
+    tested = [t for t in tests if t.seeds >= stats.MINIMUM]  # fewer seeds cannot reach p < 0.05: nothing is tested there
+    for t, p in zip(tested, stats.holm([t.p for t in tested])):
         t.p_holm = p
     for row, own in pending:
         if own:

@@ -41,8 +41,8 @@ def start() -> None:
     itables.init_notebook_mode(all_interactive=False, connected=False)
 
 
-def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | None = None) -> None:
-    """A sortable table; floats with `digits` significant digits; column `wide` takes the room that is left."""
+def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | None = None, width: str = "45%") -> None:
+    """A sortable table; floats with `digits` significant digits; column `wide` takes `width` of the room."""
     import itables
 
     shown = frame.copy()
@@ -50,7 +50,7 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | None =
         shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else float(f"{x:.{digits}g}"))
     corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
     itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
-                 style="width:100%", columnDefs=[{"targets": list(shown).index(wide), "width": "45%"}] if wide else [])
+                 style="width:100%", columnDefs=[{"targets": list(shown).index(wide), "width": width}] if wide else [])
 
 
 def say(text: str) -> None:

@@ -25,25 +25,30 @@ SAFE = 10.0  # largest |q| and |k| for the fast kernel: it divides once for two 
 _jit = numba.njit(cache=True, fastmath={"nsz", "arcp", "contract", "reassoc"}, nogil=True, error_model="numpy")
 
 
+# Constants are cast to the arrays' type: an integer beside a float32 makes numba compute in double. Columns go four at a
+# time; those beyond the diagonal are computed and not used, those beyond the end repeat the last one.
+
+
 @_jit
 def _forward(a, b, v, out):
-    """out (T, T) of one batch element from a = exp(2q) and b = exp(2k), each (T, C); two columns at a time."""
+    """out (T, T) of one batch element from a = exp(2q) and b = exp(2k), each (T, C)."""
     T, C = a.shape
-    total = v.sum()
+    total, zero, one, two = v.sum(), v.dtype.type(0), v.dtype.type(1), v.dtype.type(2)
     for i in range(T):
-        for j in range(0, i, 2):
-            first, second = v.dtype.type(0), v.dtype.type(0)
+        for j in range(0, i + 1, 4):
+            j1, j2, j3 = min(j + 1, T - 1), min(j + 2, T - 1), min(j + 3, T - 1)
+            s, s1, s2, s3 = zero, zero, zero, zero
             for c in range(C):
-                x, y = 1 + a[i, c] * b[j, c], 1 + a[i, c] * b[j + 1, c]
+                x, y = one + a[i, c] * b[j, c], one + a[i, c] * b[j1, c]
+                w = v[c] / (x * y)  # one division serves two columns
+                s += w * y
+                s1 += w * x
+                x, y = one + a[i, c] * b[j2, c], one + a[i, c] * b[j3, c]
                 w = v[c] / (x * y)
-                first += w * y
-                second += w * x
-            out[i, j], out[i, j + 1] = total - 2 * first, total - 2 * second
-        if i % 2 == 0:  # an odd number of columns: the diagonal is left
-            last = v.dtype.type(0)
-            for c in range(C):
-                last += v[c] / (1 + a[i, c] * b[i, c])
-            out[i, i] = total - 2 * last
+                s2 += w * y
+                s3 += w * x
+            out[i, j], out[i, j1] = total - two * s, total - two * s1
+            out[i, j2], out[i, j3] = total - two * s2, total - two * s3
         out[i, i + 1 :] = -np.inf
 
 
@@ -51,45 +56,47 @@ def _forward(a, b, v, out):
 def _backward(a, b, v, grad, dq, dk, dv):
     """Fills dq, dk (T, C) and dv (C,) of one batch element, given grad (T, T); tanh' = 4 (r - r^2), tanh = 1 - 2r."""
     T, C = a.shape
-    dq[:], dk[:], dv[:] = 0, 0, 0
-    r, s = np.empty_like(v), np.empty_like(v)
+    zero, one, two, four = v.dtype.type(0), v.dtype.type(1), v.dtype.type(2), v.dtype.type(4)
+    dq[:], dk[:], dv[:] = zero, zero, zero
+    r, r1, r2, r3 = np.empty_like(v), np.empty_like(v), np.empty_like(v), np.empty_like(v)
+    total = zero
     for i in range(T):
-        for j in range(0, i, 2):
-            g, h = grad[i, j], grad[i, j + 1]
+        for j in range(0, i + 1, 4):
+            j1, j2, j3 = min(j + 1, T - 1), min(j + 2, T - 1), min(j + 3, T - 1)
+            g = grad[i, j]
+            g1, g2, g3 = (grad[i, j1] if j < i else zero), (grad[i, j2] if j + 1 < i else zero), zero
+            if j + 2 < i:
+                g3 = grad[i, j3]
+            total += g + g1 + g2 + g3
             # Short loops of few arrays: LLVM vectorises a loop only while it can check that they do not overlap.
             for c in range(C):
-                x, y = 1 + a[i, c] * b[j, c], 1 + a[i, c] * b[j + 1, c]
-                w = 1 / (x * y)
+                x, y = one + a[i, c] * b[j, c], one + a[i, c] * b[j1, c]
+                w = one / (x * y)
                 r[c] = w * y
-                s[c] = w * x
+                r1[c] = w * x
+            for c in range(C):
+                x, y = one + a[i, c] * b[j2, c], one + a[i, c] * b[j3, c]
+                w = one / (x * y)
+                r2[c] = w * y
+                r3[c] = w * x
             for c in range(C):
                 dk[j, c] += g * (r[c] - r[c] * r[c])
             for c in range(C):
-                dk[j + 1, c] += h * (s[c] - s[c] * s[c])
+                dk[j1, c] += g1 * (r1[c] - r1[c] * r1[c])
             for c in range(C):
-                x, y = g * r[c], h * s[c]
-                dv[c] -= x + y
-                dq[i, c] += (x - x * r[c]) + (y - y * s[c])
-        if i % 2 == 0:
-            g = grad[i, i]
+                dk[j2, c] += g2 * (r2[c] - r2[c] * r2[c])
             for c in range(C):
-                r[c] = 1 / (1 + a[i, c] * b[i, c])
+                dk[j3, c] += g3 * (r3[c] - r3[c] * r3[c])
             for c in range(C):
-                dk[i, c] += g * (r[c] - r[c] * r[c])
-            for c in range(C):
-                dq[i, c] += g * (r[c] - r[c] * r[c])
-            for c in range(C):
-                dv[c] -= g * r[c]
-    total = v.dtype.type(0)
-    for i in range(T):
-        for j in range(i + 1):
-            total += grad[i, j]
+                w, x, y, z = g * r[c], g1 * r1[c], g2 * r2[c], g3 * r3[c]
+                dv[c] -= (w + x) + (y + z)
+                dq[i, c] += ((w - w * r[c]) + (x - x * r1[c])) + ((y - y * r2[c]) + (z - z * r3[c]))
     for c in range(C):
-        dv[c] = total + 2 * dv[c]
+        dv[c] = total + two * dv[c]
     for t in range(T):
         for c in range(C):
-            dq[t, c] *= 4 * v[c]
-            dk[t, c] *= 4 * v[c]
+            dq[t, c] *= four * v[c]
+            dk[t, c] *= four * v[c]
 
 
 @_jit
@@ -113,7 +120,7 @@ def _backward_any(q, k, v, grad, dq, dk, dv):
         for j in range(i + 1):
             for c in range(C):
                 t = np.tanh(q[i, c] + k[j, c])
-                d = grad[i, j] * v[c] * (1 - t * t)
+                d = grad[i, j] * v[c] * (v.dtype.type(1) - t * t)
                 dq[i, c] += d
                 dk[j, c] += d
                 dv[c] += grad[i, j] * t

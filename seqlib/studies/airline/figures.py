@@ -10,20 +10,9 @@ from seqlib.show import ink
 from seqlib.stats import bca_interval
 from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import PUBLISHED
+from seqlib.summaries import curve_frame, quantiles, summary
 
 COLOURS = dict(zip(PUBLISHED, sns.color_palette("colorblind")))
-
-
-def curve_frame(records, name: str, first: int = 0) -> pd.DataFrame:
-    """One row a record and step of a curve: arm, seed, x (counted from `first`), value."""
-    return pd.DataFrame([(r.spec["arm"], r.spec["seed"], first + i, v) for r in records
-                         for i, v in enumerate(r.curves.get(name, []))], columns=["arm", "seed", "x", "value"])
-
-
-def quantiles(data: pd.DataFrame) -> pd.DataFrame:
-    """Median over seeds and the range that holds 95% of them, by arm and x."""
-    by = data.groupby(["arm", "x"], sort=False).value
-    return pd.DataFrame({"low": by.quantile(0.025), "median": by.median(), "high": by.quantile(0.975)}).reset_index()
 
 
 def band(ax, data: pd.DataFrame, arms, **line) -> None:
@@ -44,12 +33,6 @@ def losses(records) -> Figure:
     axes[1].legend(ncols=2, loc="upper right")
     figure.tight_layout()
     return figure
-
-
-def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Mean and BCa interval of a metric by arm, lowest mean first."""
-    rows = [(arm, len(v), v.mean(), *bca_interval(v)) for arm, v in frame.groupby("arm")[metric]]
-    return pd.DataFrame(rows, columns=["arm", "seeds", "mean", "low", "high"]).sort_values("mean", ignore_index=True)
 
 
 def errors(frame: pd.DataFrame, lines: dict[str, float], metric: str = "test_mae",

@@ -10,10 +10,9 @@ from seqlib.data import locate
 from seqlib.studies.airline import figures, protocol
 from seqlib.studies.airline.arms import ARMS, ATTENTION, PUBLISHED, RECURRENT
 from seqlib.study import get
+from seqlib.summaries import curve_frame, interval, quantiles, summary, verdict_table
 
 NAMES = {"holt-winters": "Holt-Winters", "sarima": "SARIMA"}
-VERDICT_COLUMNS = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
-                   "probability": "P(A better)", "says": "the document says", "reason": "why"}
 
 
 def split_frame(records, engine: str = "stacked", kind: str = "published") -> pd.DataFrame:
@@ -25,14 +24,6 @@ def baseline_lines(records, metric: str = "test_mae", kind: str = "published") -
     """Error of each baseline."""
     classical = split_frame(records, "classical", kind)
     return dict(zip(classical.arm, classical[metric]))
-
-
-def interval(values, digits: int = 1) -> str:
-    """`mean [low, high]` with a 95% interval of the mean."""
-    if len(values) < 2:
-        return f"{np.mean(values):.{digits}f}"
-    low, high = stats.bca_interval(values)
-    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def results(records, arms=PUBLISHED) -> pd.DataFrame:
@@ -65,7 +56,7 @@ def show_losses(records, where: str) -> None:
     chosen, frame = stacked(records, PUBLISHED), split_frame(records)
     ratio = (frame[frame.arm.isin(PUBLISHED)].groupby("arm").val_loss.mean()
              / frame[frame.arm.isin(PUBLISHED)].groupby("arm").train_loss.mean())
-    data = pd.concat([figures.quantiles(figures.curve_frame(chosen, name, first=1)).assign(curve=name)
+    data = pd.concat([quantiles(curve_frame(chosen, name, first=1)).assign(curve=name)
                       for name in ("train_loss", "val_loss")]).rename(columns={"x": "epoch"})
     show.figure(lambda: figures.losses(chosen), name=f"airline-losses-{where}", data=data,
                 alt="Training and validation loss by epoch for five arms, median over seeds with a 95% band.",
@@ -84,7 +75,7 @@ def show_errors(records, arms, where: str, caption: str) -> None:
 
 def published_caption(records) -> str:
     frame, lines = split_frame(records), baseline_lines(records)
-    best = figures.summary(frame[frame.arm.isin(PUBLISHED)], "test_mae").iloc[0]
+    best = summary(frame[frame.arm.isin(PUBLISHED)], "test_mae").iloc[0]
     beaten_by = sorted((n for n, v in lines.items() if v < best.low), key=lines.get)
     return (f"On the published protocol {best.arm} is best with a test MAE of {best['mean']:.1f} "
             f"[{best.low:.1f}, {best.high:.1f}], and {len(beaten_by)} of {len(lines)} classical baselines are better "
@@ -116,7 +107,7 @@ def show_bars(records) -> None:
 
 def show_profiles(records) -> None:
     frame, chosen = split_frame(records).groupby("arm").attention_mass_last3.mean(), stacked(records, ATTENTION)
-    data = figures.quantiles(figures.curve_frame(chosen, "attention_profile"))
+    data = quantiles(curve_frame(chosen, "attention_profile"))
     oldest = data[data.x == 0].set_index("arm")["median"]
     told = "; ".join(f"{a} {oldest[a]:.2f} and {frame[a]:.2f}" for a in ATTENTION)
     show.figure(lambda: figures.profiles(chosen, ATTENTION), name="airline-attention", data=data,
@@ -129,7 +120,7 @@ def show_forecasts(records, arms: tuple[str, ...], caption: str) -> None:
     chosen = stacked(records, arms)
     classical = {r.spec["arm"]: r.curves["forecast_test"] for r in records
                  if r.spec["engine"] == "classical" and r.spec["protocol"] == "published"}
-    data = figures.quantiles(figures.curve_frame(chosen, "forecast_test")).rename(columns={"x": "test_month"})
+    data = quantiles(curve_frame(chosen, "forecast_test")).rename(columns={"x": "test_month"})
     show.figure(lambda: figures.forecasts(chosen, arms, {"sarima": classical["sarima"]}), name="airline-forecasts",
                 alt="Forecasts over the fifteen test months, one panel an arm, with the truth and SARIMA.",
                 caption=caption, data=data)
@@ -268,20 +259,7 @@ def describe_live(records, trained, params) -> str:
 
 
 def verdicts() -> pd.DataFrame:
-    rows = claims.as_rows(list(own_verdicts().values()))
-    return pd.DataFrame(rows)[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
-
-
-def recorded_on(records) -> str:
-    """The machine and code of the archived runs."""
-    machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"], r.provenance["versions"]["torch"])
-                for r in records}
-    older = sum(not get("airline").current(r) for r in records)
-    told = "; ".join(f"{cpu}, {cores} cores, torch {version}" for cpu, cores, version in sorted(machines))
-    dirty = sum(bool(r.provenance["git"]["dirty"]) for r in records)
-    return (f"{len(records)} archived runs, recorded on {told}." + (
-        f" **{older} of them were recorded with older code.**" if older else " All with this version's training code.")
-        + (f" {dirty} were recorded while other files of the package had uncommitted changes." if dirty else ""))
+    return verdict_table(list(own_verdicts().values()))
 
 
 def interventions(records) -> str:

@@ -1,0 +1,97 @@
+"""Whole training steps against plain loops: batches stacked item by item, PyTorch's default optimizer, the formula as the
+papers print it, or Hugging Face's GPT-2 of the same size. `seqlib bench` runs ours and the reference in turns."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqlib.allocator import keep_freed_memory
+from seqlib.bench import Case
+from seqlib.models.recurrent import RecurrentLM
+from seqlib.models.transformer import TransformerLM
+from seqlib.studies.shakespeare.corpus import gather
+from seqlib.studies.shakespeare.train import State, train
+
+V, B, T, STEPS = 65, 32, 128, 5  # steps a timed call
+
+
+class PlainAttentionLM(nn.Module):
+    """The LSTM with additive attention as its formula reads, over a (B, T, T, C) array."""
+
+    def __init__(self, C: int = 256):
+        super().__init__()
+        self.embed, self.cell = nn.Embedding(V, 128), nn.LSTM(128, C, batch_first=True)
+        self.query, self.key, self.score = nn.Linear(C, C, bias=False), nn.Linear(C, C, bias=False), nn.Linear(C, 1, bias=False)
+        self.head = nn.Linear(2 * C, V)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.cell(self.embed(x))[0]
+        scores = self.score(torch.tanh(self.query(h)[:, :, None] + self.key(h)[:, None])).squeeze(-1)
+        scores = scores.masked_fill(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), float("-inf"))
+        return self.head(torch.cat((h, scores.softmax(-1) @ h), -1))
+
+
+class PlainLM(nn.Module):
+    def __init__(self, C: int = 256):
+        super().__init__()
+        self.embed, self.cell, self.head = nn.Embedding(V, 128), nn.LSTM(128, C, batch_first=True), nn.Linear(C, V)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(self.embed(x))[0])
+
+
+def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type[torch.optim.Optimizer]):
+    """A call that takes STEPS steps as a tutorial would write them."""
+    optimiser = optimizer(model.parameters(), lr=3e-4)
+
+    def steps():
+        for _ in range(STEPS):
+            starts = torch.randint(len(tokens) - T - 1, (B,))
+            x = torch.stack([tokens[i : i + T] for i in starts])
+            y = torch.stack([tokens[i + 1 : i + T + 1] for i in starts])
+            optimiser.zero_grad()
+            loss_of(model, x, y).backward()
+            optimiser.step()
+
+    return steps
+
+
+def our_loop(model: nn.Module, tokens: Tensor):
+    state = State.start(model, 3e-4)
+
+    def batches(step):
+        return *gather(tokens, torch.randint(len(tokens) - T - 1, (B,)), T), None
+
+    return lambda: train(state, batches, state.step + STEPS, 10**9, lambda model: 0.0)
+
+
+def cross_entropy(model, x, y):
+    return F.cross_entropy(model(x).view(-1, V), y.view(-1))
+
+
+def case(name: str, model, reference, loss_of=cross_entropy, optimizer=torch.optim.Adam) -> Case:
+    keep_freed_memory()  # for the whole process, so the reference gains as well
+    tokens = torch.randint(V, (100_000,), generator=torch.Generator().manual_seed(0))
+    return Case(name, our_loop(model, tokens), plain_loop(reference, tokens, loss_of, optimizer), STEPS, STEPS,
+                model.flop_per_token(T) * B * T)
+
+
+def additive_step() -> list[Case]:
+    return [case("additive-step", RecurrentLM(V, attention="causal"), PlainAttentionLM())]
+
+
+def lstm_step() -> list[Case]:
+    return [case("lstm-step", RecurrentLM(V), PlainLM())]
+
+
+def transformer_step() -> list[Case]:
+    """Four layers, four heads, 128 and 256 channels, against Hugging Face's GPT-2 without dropout in a plain loop."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    cases = []
+    for C in (128, 256):
+        config = GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=4, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
+                            attn_pdrop=0.0, bos_token_id=0, eos_token_id=0)
+        cases.append(case(f"transformer-step-{C}", TransformerLM(V, T, C, 4, 4, 4 * C), GPT2LMHeadModel(config),
+                          lambda model, x, y: cross_entropy(lambda x: model(input_ids=x).logits, x, y), torch.optim.AdamW))
+    return cases

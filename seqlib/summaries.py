@@ -1,0 +1,53 @@
+"""Summaries of records that every study's page uses: frames of curves, intervals as text, the table of verdicts."""
+
+import numpy as np
+import pandas as pd
+
+from seqlib import claims, stats
+from seqlib.study import get
+
+VERDICT_COLUMNS = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
+                   "probability": "P(A better)", "says": "the document says", "reason": "why"}
+
+
+def curve_frame(records, name: str, first: int = 0) -> pd.DataFrame:
+    """One row a record and step of a curve: arm, seed, x (counted from `first`), value."""
+    return pd.DataFrame([(r.spec["arm"], r.spec["seed"], first + i, v) for r in records
+                         for i, v in enumerate(r.curves.get(name, []))], columns=["arm", "seed", "x", "value"])
+
+
+def quantiles(data: pd.DataFrame) -> pd.DataFrame:
+    """Median over seeds and the range that holds 95% of them, by arm and x."""
+    by = data.groupby(["arm", "x"], sort=False).value
+    return pd.DataFrame({"low": by.quantile(0.025), "median": by.median(), "high": by.quantile(0.975)}).reset_index()
+
+
+def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Mean and BCa interval of a metric by arm, lowest mean first."""
+    rows = [(arm, len(v), v.mean(), *stats.bca_interval(v)) for arm, v in frame.groupby("arm")[metric]]
+    return pd.DataFrame(rows, columns=["arm", "seeds", "mean", "low", "high"]).sort_values("mean", ignore_index=True)
+
+
+def interval(values, digits: int = 1) -> str:
+    """`mean [low, high]` with a 95% interval of the mean; the mean alone of fewer than two values."""
+    if len(values) < 2:
+        return f"{np.mean(values):.{digits}f}"
+    low, high = stats.bca_interval(values)
+    return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def verdict_table(rows: list[claims.Verdict]) -> pd.DataFrame:
+    """A study's claims with their verdicts, a row each."""
+    return pd.DataFrame(claims.as_rows(rows))[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
+
+
+def recorded_on(records) -> str:
+    """The machine and code of archived runs."""
+    machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"], r.provenance["versions"]["torch"])
+                for r in records}
+    older = sum(not get(r.spec["study"]).current(r) for r in records)
+    told = "; ".join(f"{cpu}, {cores} cores, torch {version}" for cpu, cores, version in sorted(machines))
+    dirty = sum(bool(r.provenance["git"]["dirty"]) for r in records)
+    return (f"{len(records)} archived runs, recorded on {told}." + (
+        f" **{older} of them were recorded with older code.**" if older else " All with this version's training code.")
+        + (f" {dirty} were recorded while other files of the package had uncommitted changes." if dirty else ""))
