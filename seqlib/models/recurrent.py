@@ -60,10 +60,13 @@ class RecurrentLM(nn.Module):
             return self.head(h), {"state": state}
         states = torch.cat((cache["states"], h), 1) if cache else h  # (B, S, C)
         keys = torch.cat((cache["keys"], self.key(h)), 1) if cache else self.key(h)
-        scores = torch.tanh(self.query(h).unsqueeze(2) + keys.unsqueeze(1)) @ self.score  # (B, T, S)
-        S, T = states.shape[1], x.shape[1]
-        scores = scores.masked_fill(torch.ones(T, S, dtype=torch.bool, device=x.device).triu(S - T + 1), float("-inf"))
-        weights = scores.softmax(-1)
+        if cache:
+            S, T = states.shape[1], x.shape[1]
+            scores = torch.tanh(self.query(h).unsqueeze(2) + keys.unsqueeze(1)) @ self.score  # (B, T, S)
+            later = torch.ones(T, S, dtype=torch.bool, device=x.device).triu(S - T + 1)
+            weights = scores.masked_fill(later, float("-inf")).softmax(-1)
+        else:
+            weights = causal_weights(self.query(h), keys, self.score)
         cache = {"state": state, "states": states, "keys": keys, "weights": weights.unsqueeze(1)}
         return self.head(torch.cat((h, weights @ states), -1)), cache
 

@@ -165,7 +165,7 @@ def sweep_frame(records) -> pd.DataFrame:
         else:
             continue
         rows.append({"arm": r.spec["arm"], "seed": r.spec["seed"], "context": r.spec["context"], "loss": loss,
-                     "step_seconds": r.metrics["step_seconds"]})
+                     "step_seconds": r.metrics["step_cpu_seconds"]})
     return pd.DataFrame(rows)
 
 

@@ -1,5 +1,6 @@
 """How one spec of the text study becomes a record."""
 
+import functools
 import time
 
 import numpy as np
@@ -33,14 +34,14 @@ def run(spec) -> Record:
     held_out, path = evaluate.validation(corpus), checkpoint_path(spec, MODULES)
     state, resumed = resume(state, path)
 
+    @functools.lru_cache(maxsize=1)
+    def starts(epoch):
+        return texts.starts(spec.seed, epoch, spec.epoch_steps, spec.batch, len(corpus.train) - spec.context - 1)
+
     def batches(step):
         epoch, i = divmod(step, spec.epoch_steps)
-        if batches.epoch != epoch:
-            batches.epoch, batches.starts = epoch, texts.starts(spec.seed, epoch, spec.epoch_steps, spec.batch,
-                                                                len(corpus.train) - spec.context - 1)
-        return *texts.gather(corpus.train, batches.starts[i], spec.context), None
+        return *texts.gather(corpus.train, starts(epoch)[i], spec.context), None
 
-    batches.epoch = None
     finite(spec, lambda: train(state, batches, spec.epochs * spec.epoch_steps, max(1, spec.epoch_steps // 2),
                                lambda model: evaluate.score(model, held_out, spec.context).nats,
                                lambda tensors: write_atomically(path, save(tensors))))
@@ -60,9 +61,11 @@ def finite(spec, call):
 
 
 def timing(state: State, flop_per_token: float, tokens: int) -> dict:
-    """Seconds of the training loop alone; the median step is what a disturbed machine moves least."""
+    """Seconds of the training loop alone; the median step is what a disturbed machine moves least, and its processor time
+    (of all threads) less still."""
     step = float(np.median(state.step_seconds))
-    return {"seconds": sum(state.step_seconds), "step_seconds": step, "tokens_per_second": tokens / step,
+    return {"seconds": sum(state.step_seconds), "step_seconds": step,
+            "step_cpu_seconds": float(np.median(state.step_cpu_seconds)), "tokens_per_second": tokens / step,
             "parameters": sum(p.numel() for p in state.model.parameters()), "flop_per_token": flop_per_token}
 
 

@@ -20,6 +20,7 @@ class State:
     step: int = 0
     train_loss: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
+    step_cpu_seconds: list[float] = field(default_factory=list)
     val_steps: list[int] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)
 
@@ -42,10 +43,11 @@ class State:
             self.optimizer.state[p] = {k: saved[f"adam.{name}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
         for k in CURVES:
             setattr(self, k, saved[f"curve.{k}"].tolist())
+        self.val_steps = [int(step) for step in self.val_steps]
         self.step = int(saved["step"])
 
 
-CURVES = ("train_loss", "step_seconds", "val_steps", "val_loss")
+CURVES = ("train_loss", "step_seconds", "step_cpu_seconds", "val_steps", "val_loss")
 
 
 def initial(build: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -70,7 +72,7 @@ def train(state: State, batches: Callable[[int], tuple], steps: int, evaluate_ev
     Raises FloatingPointError when the loss is not finite.
     """
     while state.step < steps:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         x, y, counted = batches(state.step)
         total, n = loss_of(state.model(x), y, counted)
         loss = total / n
@@ -80,6 +82,7 @@ def train(state: State, batches: Callable[[int], tuple], steps: int, evaluate_ev
         state.train_loss.append(float(loss.detach()))
         state.step += 1
         state.step_seconds.append(time.perf_counter() - started)
+        state.step_cpu_seconds.append(time.process_time() - cpu)
         if not state.train_loss[-1] < float("inf"):
             raise FloatingPointError(f"training loss is {state.train_loss[-1]} at step {state.step}")
         if state.step % evaluate_every == 0 or state.step == steps:
