@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 
 from seqlib import claims
-from seqlib.errors import UsageError
+from seqlib.errors import SeqlibError, UsageError
 
 SEEDS = 12
 
@@ -93,6 +93,27 @@ def test_p_values_are_adjusted_over_all_comparisons_of_a_study():
     one = {"kind": "order", "says": "x", "test": {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]])}}
     rows = claims.study_verdicts("airline", {f"Z0{i}": one for i in range(5)}, table(a=a, b=b))
     assert rows[0].p_holm == pytest.approx(min(1, 5 * rows[0].p))
+
+
+def test_columns_compare_other_figures_and_settings_and_formulas():
+    data = pd.concat([table(a=noise(10), b=noise(14, seed=1)), table(a=noise(30, seed=2)).assign(protocol="rolling")],
+                     ignore_index=True)
+    columns = {"again": {"arm": "a", "where": {"protocol": "rolling"}}, "twice_a": {"arm": "a", "metric": "2 * test_mse"},
+               "above": "again - twice_a"}
+    row = verdict(data, order([["twice_a", "again"], ["b", "above"]], columns=columns))
+    assert row.ours["twice_a - again"] == pytest.approx(2 * noise(10).mean() - noise(30, seed=2).mean())
+    assert row.ours["b - above"] == pytest.approx(noise(14, seed=1).mean() - (noise(30, seed=2) - 2 * noise(10)).mean())
+    assert row.verdict == "contradicted" and row.older_code == 3 * SEEDS
+    with pytest.raises(SeqlibError, match="column 'a' matches several records of one seed"):
+        verdict(pd.concat([data, data], ignore_index=True), order([["a", "b"]]))
+
+
+def test_a_comparison_that_too_few_seeds_cannot_decide_takes_no_part_in_the_adjustment():
+    a, b = noise(10), noise(14, seed=1)
+    claim = {"kind": "order", "says": "x", "test": {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]])}}
+    few = {**claim, "test": {**claim["test"], "pairs": [["c", "b"]]}}
+    rows = claims.study_verdicts("airline", {"Z01": claim, "Z02": few}, table(a=a, b=b, c=a[:3]))
+    assert rows[0].p_holm == rows[0].p and rows[1].verdict == "inconclusive"
 
 
 def test_records_of_older_code_are_counted():
