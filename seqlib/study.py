@@ -25,6 +25,16 @@ class Params(BaseModel):
     profile: Literal["smoke", "quick", "full"] = "quick"
 
 
+def known_arms(names: list[str], allowed) -> list[str]:
+    """`names`, for a validator: raises ValueError on one that is not allowed or that stands twice."""
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        raise ValueError(f"unknown arm {unknown[0]!r}; choose from: {', '.join(allowed)}")
+    if len(set(names)) < len(names):
+        raise ValueError("an arm is named twice")
+    return names
+
+
 @dataclass(frozen=True)
 class Study:
     """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group and

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from seqlib.record import Spec, digest
 from seqlib.studies.airline.arms import ARMS, PUBLISHED
 from seqlib.studies.airline.baselines import BASELINES
-from seqlib.study import Params
+from seqlib.study import Params, known_arms
 
 Arm = Literal[tuple(ARMS) + tuple(BASELINES)]
 
@@ -42,12 +42,7 @@ class AirlineParams(Params):
     @field_validator("arms", "rolling_arms")
     @classmethod
     def known(cls, names: list[str]) -> list[str]:
-        unknown = [name for name in names if name not in ARMS]
-        if unknown:
-            raise ValueError(f"unknown arm {unknown[0]!r}; choose from: {', '.join(ARMS)}")
-        if len(set(names)) < len(names):
-            raise ValueError("an arm is named twice")
-        return names
+        return known_arms(names, ARMS)
 
 
 def specs_of(params: AirlineParams) -> list[AirlineSpec]:

@@ -9,7 +9,7 @@ from seqlib.record import Spec
 from seqlib.studies.shakespeare import recall
 from seqlib.studies.shakespeare.arms import ARMS, build
 from seqlib.studies.shakespeare.corpus import CORPORA, choose
-from seqlib.study import Params
+from seqlib.study import Params, known_arms
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 TOKENS = 32 * 128  # a step of the published setting, which the sweep over contexts keeps
@@ -67,13 +67,7 @@ class ShakespeareParams(Params):
     @field_validator("arms", "few_arms", "sweep_arms", "recall_arms")
     @classmethod
     def known(cls, names: list[str], info) -> list[str]:
-        allowed = recall.ARMS if info.field_name == "recall_arms" else ARMS
-        unknown = [name for name in names if name not in allowed]
-        if unknown:
-            raise ValueError(f"unknown arm {unknown[0]!r}; choose from: {', '.join(allowed)}")
-        if len(set(names)) < len(names):
-            raise ValueError("an arm is named twice")
-        return names
+        return known_arms(names, recall.ARMS if info.field_name == "recall_arms" else ARMS)
 
 
 def specs_of(params: ShakespeareParams) -> list[ShakespeareSpec]:
