@@ -28,6 +28,10 @@ SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/da
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 
+class WrongFile(SeqlibError):
+    """A file is where the data should be, and cannot be read or is another."""
+
+
 @dataclass(frozen=True)
 class Located:
     """`name` is what the data is, `source` where it was found."""
@@ -45,15 +49,15 @@ def cache() -> Path:
 
 
 def checked(path: Path, sha256: str, name: str, source: str, remedy: str | None = None) -> Located:
-    """The file at `path`, after its hash was compared. Raises SeqlibError when it differs or is absent."""
+    """The file at `path`, after its hash was compared. Raises WrongFile when it differs or cannot be read."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise SeqlibError(f"data {name}: cannot read {path}: {error.strerror}; {remedy or 'reinstall seqlib'}") from error
+        raise WrongFile(f"data {name}: cannot read {path}: {error.strerror}; {remedy or 'reinstall seqlib'}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
-        raise SeqlibError(f"data {name}: {path} has sha256 {found}, expected {sha256}; "
-                          f"{remedy or f'restore the file from {source}'}")
+        raise WrongFile(f"data {name}: {path} has sha256 {found}, expected {sha256}; "
+                        f"{remedy or f'restore the file from {source}'}")
     return Located(name, source, str(path), found, len(content))
 
 

@@ -1,25 +1,53 @@
 """Where a record comes from: code, versions, machine."""
 
+import ast
 import functools
 import hashlib
 import importlib.util
+import io
 import os
 import platform
 import resource
 import subprocess
+import tokenize
 from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas")
 
 
-@functools.cache  # once a process: what it imported is what it runs, whatever happens to the files later
-def code_hash(modules: tuple[str, ...]) -> str:
-    """sha256 over the source of the named modules, which are those that determine a study's results."""
+def _without_words(source: bytes) -> bytes:
+    """Source without comments, docstrings and empty lines: none of them makes a result. Cut from the text, because a syntax
+    tree reads differently from one version of Python to the next."""
+    lines = source.decode().splitlines()
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            words = node.body[0]
+            lines[words.lineno - 1 : words.end_lineno] = [""] * (words.end_lineno - words.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip()).encode()
+
+
+def _hash(modules: tuple[str, ...], form) -> str:
     h = hashlib.sha256()
     for name in modules:
-        h.update(name.encode() + b"\0" + Path(importlib.util.find_spec(name).origin).read_bytes() + b"\0")
+        h.update(name.encode() + b"\0" + form(Path(importlib.util.find_spec(name).origin).read_bytes()) + b"\0")
     return h.hexdigest()
+
+
+@functools.cache  # once a process: what it imported is what it runs, whatever happens to the files later
+def code_hash(modules: tuple[str, ...]) -> str:
+    """sha256 over the named modules, which are those that determine a study's results; words in them do not count."""
+    return _hash(modules, _without_words)
+
+
+@functools.cache
+def made_by(code: str, modules: tuple[str, ...]) -> bool:
+    """Whether `code`, of a record, is today's `code_hash`; or that of the very bytes, which earlier records carry."""
+    return code in (code_hash(modules), _hash(modules, bytes))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from seqlib.errors import UsageError, first_problem, nearest
-from seqlib.provenance import code_hash
+from seqlib.provenance import made_by
 from seqlib.record import Record, Spec
 from seqlib.store import ROOT
 
@@ -66,7 +66,7 @@ class Study:
 
     def current(self, record: Record) -> bool:
         """Whether today's code would make this record."""
-        return record.provenance["code_hash"] == code_hash(self.modules(record.spec))
+        return made_by(record.provenance["code_hash"], self.modules(record.spec))
 
     def validate(self, values: dict) -> Params:
         try:

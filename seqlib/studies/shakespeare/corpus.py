@@ -42,7 +42,7 @@ class Corpus:
 
 
 def from_text(text: str, name: str, source: str = "", sha256: str = "") -> Corpus:
-    """Raises SeqlibError when the text is too short to have a validation part."""
+    """A corpus of any text; tokens are int64. Raises SeqlibError when it is too short to have a validation part."""
     if len(text) < 20:
         raise SeqlibError(f"corpus {name}: {len(text)} characters are too few for a split; use a longer text")
     alphabet = "".join(sorted(set(text)))
@@ -60,12 +60,13 @@ def load(name: str) -> Corpus:
 
 @functools.cache
 def choose() -> str:
-    """The first corpus that can be had: Tiny Shakespeare, else the stand-in. Raises SeqlibError where neither can."""
+    """The first corpus that can be had: Tiny Shakespeare, else the stand-in. Raises SeqlibError where neither can,
+    and where a file is there but is not the right one."""
     try:
         return data.locate(CORPORA[0]).name
-    except SeqlibError as error:
-        if "sha256" in str(error):  # a wrong file is an error, not a reason for another text
-            raise
+    except data.WrongFile:  # an error, not a reason for another text
+        raise
+    except SeqlibError:
         return data.locate(CORPORA[1]).name
 
 

@@ -27,7 +27,7 @@ KEYS = VALUES = 16
 FILLER = KEYS + VALUES
 V = KEYS + VALUES + 1
 MODULES = tuple(f"seqlib.models.{m}" for m in ("additive", "recurrent", "transformer")) + tuple(
-    f"seqlib.studies.shakespeare.{m}" for m in ("train", "recall"))
+    f"seqlib.studies.shakespeare.{m}" for m in ("train", "run", "recall"))
 POWER = 0.01  # as in the paper's code: most queries soon, some late
 
 
@@ -40,7 +40,7 @@ def batch(seed: int, step: int, B: int, T: int) -> tuple[Tensor, Tensor, Tensor]
     """Inputs and targets (B, T), and which targets count (those at the queries): a pure function of seed and step."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 2, step))))
     D = pairs_of(T)
-    slots = (T - 2 * D) // 2  # a query stands at an even distance behind the pairs, its answer in the next place
+    slots = (T - 2 * D) // 2  # a query stands at an even distance behind the pairs; it is there that its value is asked for
     keys = generator.random((B, KEYS)).argsort(1)[:, :D]
     values = KEYS + generator.integers(0, VALUES, (B, D))
     x = np.full((B, T), FILLER)
@@ -76,7 +76,7 @@ def build(arm: str, T: int, C: int) -> nn.Module:
 
 
 def run(spec) -> Record:
-    """Train and test one spec; `val_loss` of its curves is the error rate on fresh sequences."""
+    """Train and test one spec. Curve `error_rate` is taken on fresh sequences at `val_steps`."""
     keep_freed_memory()
     began, clock, T = time.time(), time.perf_counter(), spec.context
     path, model = checkpoint_path(spec, MODULES), initial(lambda: build(spec.arm, T, spec.width), spec.seed)

@@ -42,7 +42,8 @@ def run(spec) -> Record:
         epoch, i = divmod(step, spec.epoch_steps)
         return *texts.gather(corpus.train, starts(epoch)[i], spec.context), None
 
-    finite(spec, lambda: train(state, batches, spec.epochs * spec.epoch_steps, max(1, spec.epoch_steps // 2),
+    half = spec.epoch_steps if spec.epoch_steps % 2 else spec.epoch_steps // 2  # an epoch's end is always evaluated
+    finite(spec, lambda: train(state, batches, spec.epochs * spec.epoch_steps, half,
                                lambda model: evaluate.score(model, held_out, spec.context).nats,
                                lambda tensors: write_atomically(path, save(tensors))))
     path.unlink(missing_ok=True)
@@ -101,12 +102,13 @@ def describe(spec, corpus, state: State) -> tuple[dict, dict]:
     curves["given"] = [k for k in evaluate.GIVEN if k <= context]
     curves["loss_given"] = [evaluate.loss_given(model, held_out, k, context) for k in curves["given"]]
     metrics |= {f"loss_given_{k}_nats": loss for k, loss in zip(curves["given"], curves["loss_given"])}
-    looks = evaluate.attention_by_distance(model, held_out, context)
+    unmasked = isinstance(model, RecurrentLM) and model.attention == "unmasked"
+    looks = None if unmasked else evaluate.attention_by_distance(model, held_out, context)
     if looks is not None:
         curves["attention_by_distance"] = looks
         metrics |= {"attention_mean_distance": float(looks @ np.arange(context)),
                     "attention_mass_last8": float(looks[:8].sum())}
-    if isinstance(model, RecurrentLM) and model.attention == "unmasked":
+    if unmasked:
         model.attention = "causal"  # the same weights, without the future that they were trained to look at
         metrics["val_loss_masked_nats"] = evaluate.score(model, held_out, context).nats
     return metrics | sampled(model, corpus, spec, curves), curves

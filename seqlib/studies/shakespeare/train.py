@@ -1,4 +1,5 @@
-"""The training loop of every arm: Adam, cross-entropy in nats a character, no schedule, no dropout, as published."""
+"""The training loop of every arm: Adam and cross-entropy in nats a character, as published; no schedule and no dropout, which
+the document does not mention."""
 
 import time
 from collections.abc import Callable
