@@ -5,8 +5,9 @@ The tests are `parameters` (exact counts), `values` (figures of one run) and `or
 what each decides and why.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -146,7 +147,7 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
         return []
     row.older_code = int(table.older_code[sorted(used)].sum())
     if test["method"] == "values":
-        _values(row, wide[needed])
+        _values(row, wide[needed], test.get("pairs"))
         return []
     repairs = test.get("repairs", {})
     return [_order("as published", row, test, test["pairs"], wide)] + [
@@ -195,16 +196,17 @@ def _parameters(row: Verdict) -> None:
     row.reason = f"differs for {', '.join(wrong)}" if wrong else "all counts agree to the unit"
 
 
-def _values(row: Verdict, wide: pd.DataFrame) -> None:
+def _values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     """A figure of one run is reproduced when it could be one of ours: it lies in the 95% prediction interval for one
-    further run (simultaneous over the claim's arms). The interval of the mean is reported beside it."""
+    further run (simultaneous over the claim's arms). The interval of the mean is reported beside it.
+    Figures outside count as `same direction` where they rank as ours do; `ranks` are the pairs that count (default: all)."""
     wide = wide.dropna()
     row.seeds = len(wide)
     row.ours = {arm: float(wide[arm].mean()) for arm in wide}
     row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
     row.one_run = {arm: list(stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])) for arm in wide}
     outside = [arm for arm, (low, high) in row.one_run.items() if not low <= row.seed_value[arm] <= high]
-    pairs = [(a, b) for a in wide for b in wide if row.seed_value[a] < row.seed_value[b]]
+    pairs = [(a, b) for a, b in (permutations(wide, 2) if ranks is None else ranks) if row.seed_value[a] < row.seed_value[b]]
     reversed_ = [f"{a} and {b}" for a, b in pairs if wide[a].mean() > wide[b].mean()
                  and stats.sign_flip_p(wide[a] - wide[b]) * len(pairs) < 0.05]
     if row.seeds < stats.MINIMUM:
@@ -257,58 +259,3 @@ def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:
     row.reason = "; ".join(f"with {c.name}: {c.verdict()}" for c in failing)
     if row.verdict in holds and any(_weakens(first, c) for c in failing):
         row.verdict, row.reason = "confounded", f"holds as published; {row.reason}"
-
-
-def as_rows(rows: list[Verdict]) -> list[dict]:
-    """JSON-ready rows."""
-    def clean(value):
-        if isinstance(value, dict):
-            return {k: clean(v) for k, v in value.items()}
-        if isinstance(value, list):
-            return [clean(v) for v in value]
-        return None if isinstance(value, float) and not np.isfinite(value) else value
-
-    return [clean(asdict(row)) for row in rows]
-
-
-def ledger_table(rows: list[Verdict]) -> pd.DataFrame:
-    """The ledger's overview, one row a claim."""
-    return pd.DataFrame([{"claim": r.id, "study": r.study, "verdict": r.verdict, "seeds": r.seeds, "p (Holm)": r.p_holm,
-                          "P(A better)": r.probability, "the document says": r.says} for r in rows])
-
-
-def ledger_text(entry: dict, rows: list[Verdict]) -> str:
-    """One study's claims in Markdown, with figures, intervals and what would change the verdict."""
-    def number(value):
-        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
-
-    def span(ends):
-        return f"{number(ends[0])} to {number(ends[1])}"
-
-    text = [f"## {entry['title']}", f"Known flaws of document {entry['document']}: {entry['flaws'].strip()}"]
-    for r in rows:
-        text.append(f"### {r.id}: {r.verdict}\n\n{r.says}")
-        if r.ours:
-            said = r.seed_value if isinstance(r.seed_value, dict) else {}
-            text.append("| | document | ours | 95% interval | one run |\n|---|---|---|---|---|\n" + "\n".join(
-                f"| {k} | {number(said[k]) if k in said else ''} | {number(v)} | {span(r.ci[k])} | "
-                f"{span(r.one_run[k]) if k in r.one_run else ''} |" for k, v in r.ours.items()))
-        facts = [f"{r.seeds} paired seeds" if r.seeds else "", f"p = {r.p_holm:.2g} (Holm)" if r.p_holm is not None else "",
-                 f"P(improvement) = {r.probability:.2f}" if r.probability is not None else "", r.reason,
-                 f"{r.older_code} runs recorded with older code" if r.older_code else "",
-                 f"would change it: {r.changes.rstrip('.')}" if r.changes else ""]
-        text.append("; ".join(f for f in facts if f) + ".")
-    return "\n\n".join(text)
-
-
-def answer_table() -> str:
-    """The front page's table in Markdown: each study's answer, and its claims by verdict."""
-    text = ["| Study | Answer | Verdicts |", "|---|---|---|"]
-    for name, entry in load().items():
-        verdicts = [row.verdict for row in study_verdicts(name, entry["claims"])]
-        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts)
-        title, headline = entry["title"], "Not built yet."
-        if name in study.built():
-            title, headline = f"[{title}](studies/{name})", study.get(name).headline()
-        text.append(f"| {title} | {headline} | {counts} |")
-    return "\n".join(text) + "\n"

@@ -110,15 +110,15 @@ def sweep(name, profile, arms, seeds, workers, redo_older):
     click.echo(f"{len(records)} records of {name} in {store.root / name}, {len(trained)} of them new")
 
 
-@cli.command()
+@cli.command("claims")
 @click.option("--study", "name", help="Only this study.")
 @JSON
 @example("seqlib claims --study airline --json")
-def claims(name, as_json):
+def show_claims(name, as_json):
     """The verdict on every claim, computed from the archive."""
-    from seqlib import claims as ledger
+    from seqlib import claims, ledger
 
-    rows = ledger.as_rows(ledger.ledger([name] if name else None))
+    rows = ledger.as_rows(claims.ledger([name] if name else None))
     if not as_json:
         rows = [{"id": r["id"], "verdict": r["verdict"], "seeds": r["seeds"], "p (Holm)": r["p_holm"],
                  "claim": r["says"][:90], "why": r["reason"][:80]} for r in rows]

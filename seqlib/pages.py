@@ -20,7 +20,7 @@ import yaml
 from filelock import FileLock
 from tqdm import tqdm
 
-from seqlib import claims, study
+from seqlib import ledger, study
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import digest
 from seqlib.store import ROOT, Store, scratch, write_atomically
@@ -122,7 +122,7 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool 
                 raise
     answer = ROOT / "book" / "answer.md"
     if done or not answer.exists():
-        write_atomically(answer, claims.answer_table().encode())
+        write_atomically(answer, ledger.answer_table().encode())
     if failures:
         raise SeqlibError("\n".join(failures))
     return done

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from seqlib import claims, stats
+from seqlib import claims, ledger, stats
 from seqlib.study import get
 
 VERDICT_COLUMNS = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
@@ -38,7 +38,7 @@ def interval(values, digits: int = 1) -> str:
 
 def verdict_table(rows: list[claims.Verdict]) -> pd.DataFrame:
     """A study's claims with their verdicts, a row each."""
-    return pd.DataFrame(claims.as_rows(rows))[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
+    return pd.DataFrame(ledger.as_rows(rows))[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
 
 
 def recorded_on(records) -> str:

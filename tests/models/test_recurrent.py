@@ -67,6 +67,15 @@ def test_additive_attention_equals_its_formula_with_gradients():
         torch.testing.assert_close(p.grad, other, rtol=1e-9, atol=1e-9)
 
 
+def test_arithmetic_of_a_recurrent_model_counted_by_hand():
+    lstm, additive = RecurrentLM(V), RecurrentLM(V, attention="causal")
+    weights = 4 * 256 * (128 + 256) + 256 * V
+    assert lstm.flop_per_token(128) == 3 * 2 * weights
+    scores_and_mix = (4 + 2) * 256  # add, tanh, multiply, add; multiply, add
+    more = 3 * (2 * (2 * 256 * 256 + 256 * V) + scores_and_mix * 129 / 2)
+    assert additive.flop_per_token(128) - lstm.flop_per_token(128) == more
+
+
 def test_without_a_mask_the_weights_reach_over_the_whole_window_and_the_future_leaks():
     torch.manual_seed(0)
     model, x, keep = RecurrentLM(V, C=32, attention="unmasked").double(), tokens(), {}

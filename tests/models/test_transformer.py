@@ -82,6 +82,8 @@ def test_arithmetic_agrees_with_the_counter_of_torch():
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(x)
     assert len(x) * model.flop_per_token(1) == 3 * counter.get_total_flops()  # backward is twice forward
+    # a further token looks at half a key more on average: two products of 2 C flop a key, L layers, forward and backward
+    assert model.flop_per_token(9) - model.flop_per_token(8) == 3 * L * 2 * 2 * C / 2
 
 
 def test_more_tokens_than_the_context_are_refused():

@@ -3,16 +3,17 @@ import zipfile
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
 
-from seqlib import data, plays
+from seqlib import claims, data, plays
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.models.recurrent import RecurrentLM
 from seqlib.models.transformer import TransformerLM
 from seqlib.store import Store
-from seqlib.studies.shakespeare import arms, corpus, evaluate, interactive, recall, run, train
+from seqlib.studies.shakespeare import arms, corpus, evaluate, interactive, page, recall, run, train
 from seqlib.studies.shakespeare.specs import ShakespeareSpec
 from seqlib.study import get
 from seqlib.sweep import sweep
@@ -314,6 +315,20 @@ def test_what_is_out_of_range_is_refused_by_name(values, message):
         STUDY.parameters("full", **values)
 
 
+@pytest.mark.parametrize("values, message", [
+    ({"contexts": [100]}, "100 does not divide 4096"), ({"recall_steps": 12}, "multiple of 5"),
+    ({"arms": ["lstm", "lstm"]}, "named twice")])
+def test_settings_that_would_change_the_question_are_refused(values, message):
+    with pytest.raises(UsageError, match=message):
+        STUDY.parameters("full", **values)
+
+
+def test_an_epoch_of_an_odd_number_of_steps_is_evaluated_at_its_end(small):
+    record = run.run(spec(epochs=2, epoch_steps=5))
+    assert record.curves["val_steps"] == [5, 10]
+    assert record.metrics["val_loss_nats_epoch1"] == record.curves["val_loss"][0]
+
+
 def test_the_sweep_over_contexts_sees_the_same_characters():
     specs = STUDY.specs(STUDY.parameters("full"))
     text = [s for s in specs if s.corpus != "mqar"]
@@ -333,5 +348,74 @@ def test_a_prompt_gives_text_and_the_attention_under_it(small):
     np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
     with pytest.raises(UsageError, match="outside the vocabulary"):
         interactive.respond(records, "Ω", 0.8)
+    records.append(run.run(spec("lstm", context=8)))  # of a sweep: the first run of an arm is the page's own
+    assert interactive.respond(records, "to be", 0.8, length=30)[0]["lstm"] == written["lstm"]
+    params = STUDY.validate({"context": 16, "batch": 4, "epochs": 2, "epoch_steps": 4})
+    assert [r.spec["arm"] for r in page.live_text(records, params)] == ["lstm", "additive"]
     run.weights_path(spec("lstm")).unlink()
     assert set(interactive.models(records)) == {"additive"}
+
+
+# --- the declared tests of S01 to S11
+
+@pytest.fixture(scope="module")
+def archive_like(text):
+    """Nine seeds of every run that the full profile asks for, with figures of the document's size: the names of the metrics
+    come from real runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "load", lambda name: text)
+        names = {}
+        for arm in ("additive", "additive-unmasked"):
+            small_run = spec(arm, context=128, batch=1, epochs=5, epoch_steps=1)
+            names[arm] = run.describe(small_run, text, trained(small_run, text))[0]
+    rng, rows = np.random.default_rng(0), []
+    for s in STUDY.specs(STUDY.parameters("full", sweep_seeds=9, few_seeds=9)):
+        if s.corpus == "mqar":
+            continue
+        figures = dict.fromkeys(names[s.arm if s.arm in names else "additive"], 1.0)
+        offset = {"additive": -0.02, "transformer": -0.06, "transformer-fast": -0.05}.get(s.arm, 0.0)
+        for epoch, loss in enumerate((2.06, 1.89, 1.81, 1.76, 1.72), 1):
+            figures[f"val_loss_nats_epoch{epoch}"] = loss + offset
+            figures[f"train_loss_nats_epoch{epoch}"] = loss + offset
+        figures |= {"val_loss_nats": 1.72 + offset, "val_perplexity": np.exp(1.72 + offset), "train_slice_loss_nats": 1.6,
+                    "generalisation_gap_nats": 0.12, "loss_given_1_nats": 2.5, "loss_given_16_nats": 1.72,
+                    "loss_given_128_nats": 1.7, "step_cpu_seconds": 0.09}
+        if s.arm == "additive-unmasked":
+            figures |= {"val_loss_nats": 0.1, "val_loss_masked_nats": 4.0}
+        if s.arm == "additive":
+            figures["step_cpu_seconds"] += 0.05 * s.context / 128
+            figures["val_loss_nats"] += 0.01 - 0.01 * np.log2(s.context / 32)
+        rows.append({**s.model_dump(), **{k: v * rng.normal(1, 1e-4) for k, v in figures.items()}, "older_code": False})
+    return pd.DataFrame(rows)
+
+
+def trained(spec, text):
+    model = train.initial(lambda: arms.build(spec.arm, text.V, spec.context), 0)
+    state = train.State.start(model, 1e-3)
+    return train.train(state, lambda step: (*corpus.gather(text.train, torch.tensor([step]), 16), None), 5, 1, lambda m: 1.0)
+
+
+def verdicts(table):
+    return {row.id: row for row in claims.study_verdicts("shakespeare", claims.load()["shakespeare"]["claims"], table)}
+
+
+def test_every_claim_is_decided_by_records_of_the_full_profile(archive_like):
+    rows = verdicts(archive_like)
+    assert {i: row.seeds for i, row in rows.items()} == dict.fromkeys(rows, 9)
+    assert {i for i, row in rows.items() if row.verdict == "contradicted"} == {"S01", "S02"}  # ranges this narrow hold no run
+    assert rows["S03"].verdict == "same direction"  # its figures rank the two arms
+    assert all(row.verdict in ("reproduced", "same direction") for i, row in rows.items() if i > "S03")
+
+
+@pytest.mark.parametrize("claim, change", [
+    ("S05", lambda t: t.assign(val_loss_nats_epoch3=t.val_loss_nats_epoch3 + 0.1 * (t.arm == "additive"))),
+    ("S06", lambda t: t.assign(step_cpu_seconds=t.step_cpu_seconds - 0.15 * ((t.arm == "additive") & (t.context == 512)))),
+    ("S07", lambda t: t.assign(val_loss_masked_nats=t.val_loss_masked_nats / 4)),
+    ("S08", lambda t: t.assign(loss_given_16_nats=t.loss_given_16_nats + 0.2)),
+    ("S09", lambda t: t.assign(val_loss_nats=t.val_loss_nats + 0.2 * ((t.arm == "additive") & (t.context == 512)))),
+    ("S10", lambda t: t.assign(generalisation_gap_nats=t.generalisation_gap_nats * 2)),
+    ("S11", lambda t: t.assign(val_loss_nats=t.val_loss_nats + 0.2 * (t.arm == "transformer")))])
+def test_a_claim_falls_where_its_own_figure_turns(archive_like, claim, change):
+    before, after = verdicts(archive_like), verdicts(change(archive_like))
+    assert after[claim].verdict == "contradicted"
+    assert {i for i in before if before[i].verdict != after[i].verdict} == {claim}

@@ -8,24 +8,19 @@ from matplotlib import pyplot as plt
 from seqlib import show
 from seqlib.errors import SeqlibError
 from seqlib.studies.shakespeare import corpus, evaluate, figures
-from seqlib.studies.shakespeare.run import trained_model
+from seqlib.studies.shakespeare.run import trained_model, weights_path
 from seqlib.studies.shakespeare.specs import ShakespeareSpec
 
 SHOWN = 28  # characters of an attention picture
 
 
 def models(records) -> dict:
-    """The first seed's live model of every arm, from the weights that its run left."""
-    first = {r.spec["arm"]: ShakespeareSpec(**r.spec) for r in records if r.spec["seed"] == 0 and r.spec["corpus"] != "mqar"}
-    found = {}
-    for arm, spec in first.items():
-        try:
-            found[arm] = trained_model(spec, corpus.load(spec.corpus))
-        except SeqlibError:
-            continue
-    if not found:
-        raise SeqlibError("no live weights to draw from; run the notebook's live cell first")
-    return found
+    """The first seed's model of every arm, from the weights that its run left in scratch; {} where there are none."""
+    first: dict[str, ShakespeareSpec] = {}
+    for r in records:
+        if r.spec["seed"] == 0:
+            first.setdefault(r.spec["arm"], ShakespeareSpec(**r.spec))
+    return {arm: trained_model(spec, corpus.load(spec.corpus)) for arm, spec in first.items() if weights_path(spec).exists()}
 
 
 @torch.no_grad()
@@ -51,6 +46,9 @@ def prompt_cell(records, prompt: str = "First Citizen:\nBefore we proceed any fu
     import ipywidgets as widgets
 
     written, looks = respond(records, prompt, temperature)
+    if not written:
+        show.say("No weights are in scratch: they stay where a model was trained. The `quick` profile trains some.")
+        return
     show.table(pd.DataFrame({"arm": list(written), "text": [t.replace("\n", " / ") for t in written.values()]}),
                f"Written by the live models behind {prompt!r} at temperature {temperature}", wide="text", width="80%")
     if looks:

@@ -13,6 +13,7 @@ from seqlib.study import Params, known_arms
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 TOKENS = 32 * 128  # a step of the published setting, which the sweep over contexts keeps
+TIMED, TIMED_CONTEXTS = 20, (128, 512)  # steps and contexts that tell how the time of a step grows
 
 
 class ShakespeareSpec(Spec):
@@ -41,7 +42,8 @@ class ShakespeareSpec(Spec):
 class ShakespeareParams(Params):
     """`arms` run with `seeds` paired seeds at the published context and batch, `few_arms` with `few_seeds`, the arm without a
     mask for one epoch with `leak_seeds`; `contexts` are swept at equal characters with `sweep_seeds` seeds of `sweep_arms`
-    over `sweep_epochs`; the recall task runs over `recall_lengths` and `recall_widths`."""
+    over `sweep_epochs`, and with `timing_seeds` over TIMED steps for the time of a step alone; the recall task runs over
+    `recall_lengths` and `recall_widths`."""
 
     corpus: Literal[("auto", *CORPORA)] = "auto"
     arms: list[str] = Field(default=["lstm", "additive", "transformer"], min_length=1, max_length=len(ARMS))
@@ -57,6 +59,7 @@ class ShakespeareParams(Params):
     sweep_arms: list[str] = Field(default=["lstm", "additive", "transformer"], max_length=len(ARMS))
     sweep_seeds: Count = 0
     contexts: list[Annotated[int, Field(ge=2, le=4096)]] = []
+    timing_seeds: Count = 0
     sweep_epochs: Annotated[int, Field(ge=1, le=1000)] = 5
     recall_arms: list[str] = Field(default=[], max_length=len(recall.ARMS))
     recall_lengths: list[Annotated[int, Field(ge=16, le=4096)]] = []
@@ -68,6 +71,21 @@ class ShakespeareParams(Params):
     @classmethod
     def known(cls, names: list[str], info) -> list[str]:
         return known_arms(names, recall.ARMS if info.field_name == "recall_arms" else ARMS)
+
+    @field_validator("contexts")
+    @classmethod
+    def same_characters(cls, contexts: list[int]) -> list[int]:
+        for context in contexts:
+            if TOKENS % context:
+                raise ValueError(f"{context} does not divide {TOKENS}, the characters of a step")
+        return contexts
+
+    @field_validator("recall_steps")
+    @classmethod
+    def fifths(cls, steps: int) -> int:
+        if steps % 5:
+            raise ValueError("wants a multiple of 5: accuracy is taken five times")
+        return steps
 
 
 def specs_of(params: ShakespeareParams) -> list[ShakespeareSpec]:
@@ -81,9 +99,12 @@ def specs_of(params: ShakespeareParams) -> list[ShakespeareSpec]:
               for s in range(params.leak_seeds)]
     for s in range(params.sweep_seeds):
         specs += [ShakespeareSpec(arm=arm, seed=s, **{**shared, "epochs": params.sweep_epochs}, context=context,
-                                  batch=max(1, TOKENS // context)) for context in params.contexts for arm in params.sweep_arms]
+                                  batch=TOKENS // context) for context in params.contexts for arm in params.sweep_arms]
 
     specs += [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.few_seeds) for arm in params.few_arms]
+    specs += [ShakespeareSpec(arm=arm, seed=s, context=context, batch=TOKENS // context,
+                              **{**shared, "epochs": 1, "epoch_steps": TIMED})
+              for s in range(params.timing_seeds) for context in TIMED_CONTEXTS for arm in ("lstm", "additive")]
     for s in range(params.recall_seeds):
         specs += [ShakespeareSpec(arm=arm, seed=s, corpus="mqar", context=T, width=C, batch=recall.BATCH, lr=recall.RATE,
                                   epochs=5, epoch_steps=max(1, params.recall_steps // 5))
