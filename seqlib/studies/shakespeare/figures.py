@@ -42,12 +42,13 @@ def panels(frames: dict[str, pd.DataFrame], ylabel: str, log: tuple[str, ...] = 
 
 
 def seeds(frame: pd.DataFrame, metric: str, label: str, reference: dict[str, float]) -> Figure:
-    """Every seed as a dot, seeds of the arms joined in pairs, mean of each arm, the document's figure as a cross."""
+    """Every seed as a dot, those of the arms with most seeds joined, mean of each arm, the document's figure as a cross."""
     order = frame.groupby("arm")[metric].mean().sort_values().index
     figure, ax = plt.subplots(figsize=(9, 1.2 + 0.42 * len(order)))
+    counts = frame.groupby("arm").seed.nunique()
+    joined = [y for y, arm in enumerate(order) if counts[arm] == counts.max()]
     for _, own in frame.groupby("seed"):
-        own = own.set_index("arm")[metric].reindex(order)
-        ax.plot(own, range(len(order)), color=ink(), lw=0.5, alpha=0.35)
+        ax.plot(own.set_index("arm")[metric].reindex(order).iloc[joined], joined, color=ink(), lw=0.5, alpha=0.35)
     for y, arm in enumerate(order):
         values = frame.loc[frame.arm == arm, metric]
         ax.scatter(values, np.full(len(values), y), s=22, color=COLOURS[arm], zorder=3)

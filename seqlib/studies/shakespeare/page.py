@@ -87,7 +87,9 @@ def verdicts() -> pd.DataFrame:
 
 
 def apart(row: claims.Verdict) -> str:
-    """The effect of a claim's first pair with its interval."""
+    """The effect of a claim's first pair with its interval; why there is none where it has not been run."""
+    if not row.ours:
+        return row.reason
     name, effect = next(iter(row.ours.items()))
     low, high = row.ci[name]
     return f"{effect:+.4f} [{low:+.4f}, {high:+.4f}]"
