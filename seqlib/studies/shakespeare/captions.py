@@ -11,6 +11,8 @@ from seqlib.studies.shakespeare.train import GROUP
 from seqlib.study import get
 from seqlib.summaries import curve_frame, interval, quantiles
 
+NOT_YET = "The archive has no runs of this yet."
+
 
 def progress(records, against: str) -> pd.DataFrame:
     """Validation loss against steps, characters, FLOP or seconds: arm, seed, x, value. Seconds are steps times the median
@@ -146,6 +148,9 @@ def sweep_frame(records) -> pd.DataFrame:
 def show_contexts(records) -> None:
     """S09 and the second half of S06."""
     frame, planned = sweep_frame(records), get("shakespeare").parameters("full")
+    if frame.empty or frame.context.nunique() < 2:
+        show.say(NOT_YET)
+        return
     wide = frame.pivot(index=["seed", "context"], columns="arm", values="loss")
     gain = (wide["lstm"] - wide["additive"]).groupby("context").mean()
     seconds = frame.pivot_table(index="context", columns="arm", values="step_seconds")
@@ -157,8 +162,8 @@ def show_contexts(records) -> None:
     show.figure(lambda: figures.panels({"context, characters": data}, "validation loss, nats", log=("context, characters",),
                                        marker="o"), name="shakespeare-contexts", data=frame,
                 alt="Validation loss by context from 32 to 512 characters at equal characters seen.",
-                caption=f"What attention gains over the LSTM, nats, after {seen:.1f} million characters ({planned.sweep_seeds} "
-                        "seeds): " + ", ".join(f"{c}: {g:+.3f}" for c, g in gain.items())
+                caption=f"What attention gains over the LSTM, nats, after {seen:.1f} million characters "
+                        f"({frame.seed.nunique()} paired seeds): " + ", ".join(f"{c}: {g:+.3f}" for c, g in gain.items())
                         + f". Its extra time a sequence grows with the context to the power {slope:.1f}.")
 
 
@@ -168,6 +173,9 @@ def recalled(records) -> pd.DataFrame:
 
 def show_recall(records) -> None:
     table = recalled(records)
+    if table.empty:
+        show.say(NOT_YET)
+        return
     longest = table.context.max()
     arms = [a for a in recall.ARMS if a in set(table.arm)]
     best = table.groupby(["arm", "context", "width"]).recall_accuracy.mean()
