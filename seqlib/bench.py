@@ -1,20 +1,17 @@
 """Benchmarks: ours and a reference in one process, alternating, so that the machine's drift hits both alike."""
 
 import os
+import pkgutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from unittest.mock import patch
 
 import torch
 
 from seqlib.errors import nearest
-from seqlib.provenance import peak_rss_mb
 
 
 @dataclass(frozen=True)
@@ -66,75 +63,9 @@ def measure(case: Case) -> dict:
     return row | (case.memory() if case.memory else {})
 
 
-def airline_cases() -> list[Case]:
-    """Seconds a seed for the published 150 epochs: K = 30 stacked against the plain loop over one seed."""
-    from seqlib.studies.airline import protocol
-    from seqlib.studies.airline.arms import ARMS, PUBLISHED
-    from seqlib.studies.airline.reference import train_loop
-    from seqlib.studies.airline.specs import AirlineSpec, parameter_counts
-    from seqlib.sweep import run_group
-
-    y, split, epochs = protocol.load_series().to_numpy(), protocol.splits("published")[0], 50
-    cases = []
-    for name in PUBLISHED:
-        arm, windows = ARMS[name], protocol.make_windows(y, split, "level")
-        specs = [AirlineSpec(arm=name, seed=seed, epochs=epochs) for seed in range(30)]
-        share = epochs / 150
-        # Forward and twice that backward, 2 flop a weight and month, for the module as published: it runs all months
-        # through every layer. Ours computes what the head reads, so its utilisation may pass 1 in the attention arms.
-        flop = 3 * 2 * parameter_counts(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
-        cases.append(Case(
-            f"airline-{name}", lambda specs=specs: run_group(specs),
-            lambda arm=arm, windows=windows: train_loop(arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3,
-                                                        weight_decay=1e-5), 30 * share, share, flop))
-    return cases
-
-
-def additive_call(kind: str, B: int = 32, T: int = 128, C: int = 256) -> Callable[[], object]:
-    """Causal additive scores forward and backward on fixed inputs, `ours` or by the plain broadcast formula."""
-    from seqlib.models.additive import additive_scores
-
-    generator = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(B, T, C, generator=generator, requires_grad=True) for _ in range(2))
-    v = torch.randn(C, generator=generator, requires_grad=True)
-    upstream, future = torch.randn(B, T, T, generator=generator).tril(), torch.ones(T, T, dtype=torch.bool).triu(1)
-
-    def plain(q, k, v):
-        return (torch.tanh(q[:, :, None] + k[:, None]) @ v).masked_fill(future, float("-inf"))
-
-    function = additive_scores if kind == "ours" else plain
-    return lambda: torch.autograd.grad(function(q, k, v), (q, k, v), upstream)
-
-
-def extra_memory(kind: str) -> float:
-    """Peak resident memory that one full-size call adds to a small one, MiB; run it in a fresh process."""
-    additive_call(kind, B=2, T=16)()
-    call, before = additive_call(kind), peak_rss_mb()
-    call()
-    return peak_rss_mb() - before
-
-
-def additive_memory() -> dict[str, float]:
-    figures = {}
-    for kind in ("ours", "reference"):
-        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-            figures[f"{kind}_extra_mb"] = round(executor.submit(extra_memory, kind).result(), 1)
-    return figures | {"memory_ratio": round(figures["reference_extra_mb"] / figures["ours_extra_mb"], 1)}
-
-
-def additive_cases() -> list[Case]:
-    return [Case("additive-scores", additive_call("ours"), additive_call("reference"), memory=additive_memory)]
-
-
-def character_cases(name: str) -> list[Case]:
-    from seqlib.studies.shakespeare import bench
-
-    return getattr(bench, name)()
-
-
-BENCHES: dict[str, Callable[[], list[Case]]] = {
-    "airline": airline_cases, "additive-scores": additive_cases,
-    **{name: partial(character_cases, name.replace("-", "_")) for name in ("additive-step", "transformer-step", "lstm-step")}}
+BENCHES = {"airline": "seqlib.studies.airline.bench:cases"} | {  # the function that makes the cases, imported when asked for
+    name: f"seqlib.studies.shakespeare.bench:{name.replace('-', '_')}"
+    for name in ("additive-scores", "additive-step", "transformer-step", "lstm-step")}
 
 
 def run_benches(name: str | None = None) -> list[dict]:
@@ -142,4 +73,5 @@ def run_benches(name: str | None = None) -> list[dict]:
     if name is not None and name not in BENCHES:
         raise nearest("bench", name, BENCHES)
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SEQLIB_RUNS=folder):  # keeps scratch clean
-        return [measure(case) for key, cases in BENCHES.items() if name in (None, key) for case in cases()]
+        return [measure(case) for key, cases in BENCHES.items() if name in (None, key)
+                for case in pkgutil.resolve_name(cases)()]

@@ -60,8 +60,7 @@ def archived(name: str, complete: bool = False) -> list:
     """The archive's records at the published settings (those that the full profile asks for).
 
     With `complete`, raises SeqlibError where some are missing."""
-    s, store = study.get(name), Store.archive()
-    planned = {spec.key for spec in s.specs(s.parameters("full"))}
+    store, planned = Store.archive(), study.get(name).planned()
     records = [record for record in store.records(name) if record.key in planned]
     if complete and len(records) < len(planned):
         raise SeqlibError(f"the archive {store.root / name} lacks {len(planned) - len(records)} of {len(planned)} runs; "

@@ -170,7 +170,7 @@ def status(as_json):
     rows = []
     for name in study.built():
         s = study.get(name)
-        planned = {spec.key for spec in s.specs(s.parameters("full"))}
+        planned = s.planned()
         for label, store in (("archive", Store.archive()), ("live", Store.live())):
             records = list(store.records(name))
             rows.append({"study": name, "store": label, "records": len(records),

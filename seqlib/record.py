@@ -47,7 +47,8 @@ def tidy(value: Any) -> Any:
 
 
 class Record(BaseModel):
-    """One finished run. Metrics are scalars with units in their names; curves are lists of numbers."""
+    """One finished run. Metrics are scalars with units in their names; curves are lists, of numbers but for the samples that
+    a language model wrote."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA_VERSION

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,6 +13,9 @@ from seqlib.errors import UsageError, first_problem, nearest
 from seqlib.provenance import made_by
 from seqlib.record import Record, Spec
 from seqlib.store import ROOT
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ("airline", "shakespeare", "attention_search", "ernie", "gpt2")
 PROFILES = ("smoke", "quick", "full")
@@ -35,12 +38,21 @@ def known_arms(names: list[str], allowed) -> list[str]:
     return names
 
 
+def count_parameters(build: Callable[[], "torch.nn.Module"]) -> dict[str, int]:
+    """Trainable and total parameters of a model; torch's global generator is left as it was."""
+    import torch  # slow, and most commands need none
+
+    with torch.random.fork_rng(devices=[]):
+        sizes = [(p.numel(), p.requires_grad) for p in build().parameters()]
+    return {"trainable": sum(n for n, trains in sizes if trains), "total": sum(n for n, _ in sizes)}
+
+
 @dataclass(frozen=True)
 class Study:
     """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group and
     returns its records in the order of the specs. `modules` names, for a record's spec, the sources whose hash it carries;
     `data` the data sets of some specs, which a sweep checks before it trains; `arms` maps each arm to a function that counts
-    its parameters; `headline` gives the archive's answer in one line.
+    its parameters; `headline` puts the answer in one line, from the whole archive and the verdicts by claim.
     """
 
     name: str
@@ -52,7 +64,7 @@ class Study:
     modules: Callable[[dict], tuple[str, ...]]
     data: Callable[[list[Spec]], Iterable[str]]
     arms: dict[str, Callable[[], dict[str, int]]]
-    headline: Callable[[], str]
+    headline: Callable[[list[Record], dict], str]
 
     def parameters(self, profile: str, **overrides) -> Params:
         """Values of notebooks/profiles/PROFILE.yaml with overrides, validated. Raises UsageError."""
@@ -67,6 +79,10 @@ class Study:
     def current(self, record: Record) -> bool:
         """Whether today's code would make this record."""
         return made_by(record.provenance["code_hash"], self.modules(record.spec))
+
+    def planned(self) -> set[str]:
+        """Keys of the runs that the full profile asks for, which are the archive."""
+        return {spec.key for spec in self.specs(self.parameters("full"))}
 
     def validate(self, values: dict) -> Params:
         try:

@@ -1,5 +1,7 @@
 """Summaries of records that every study's page uses: frames of curves, intervals as text, the table of verdicts."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 
@@ -22,6 +24,15 @@ def quantiles(data: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"low": by.quantile(0.025), "median": by.median(), "high": by.quantile(0.975)}).reset_index()
 
 
+def band(ax, data: pd.DataFrame, arms, colours: dict, styles: dict | None = None, **line) -> None:
+    """Median over seeds with the range of 95% of them, for those of `arms` that `data` (arm, seed, x, value) has."""
+    told = quantiles(data)
+    for arm in (a for a in arms if a in set(told.arm)):
+        own = told[told.arm == arm].sort_values("x")
+        ax.fill_between(own.x, own.low, own.high, color=colours[arm], alpha=0.2, lw=0)
+        ax.plot(own.x, own["median"], (styles or {}).get(arm, "-"), color=colours[arm], label=arm, **line)
+
+
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean and BCa interval of a metric by arm, lowest mean first."""
     rows = [(arm, len(v), v.mean(), *stats.bca_interval(v)) for arm, v in frame.groupby("arm")[metric]]
@@ -36,9 +47,16 @@ def interval(values, digits: int = 1) -> str:
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def verdict_table(rows: list[claims.Verdict]) -> pd.DataFrame:
+@functools.cache  # a page reads them in several places, and its archive once as well
+def own_verdicts(study: str) -> dict[str, claims.Verdict]:
+    """A study's verdicts by claim."""
+    return {row.id: row for row in claims.ledger([study])}
+
+
+def verdict_table(study: str) -> pd.DataFrame:
     """A study's claims with their verdicts, a row each."""
-    return pd.DataFrame(ledger.as_rows(rows))[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
+    rows = ledger.as_rows(list(own_verdicts(study).values()))
+    return pd.DataFrame(rows)[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
 
 
 def recorded_on(records) -> str:

@@ -7,9 +7,8 @@ through pairs (i, j) once forward and once backward, recomputing tanh. It takes 
     tanh(a + b) = 1 - 2 / (1 + exp(2a) exp(2b)),
 
 which single precision allows while |2a| and |2b| stay below 20, with room for one division to serve two pairs; a batch
-element beyond that goes through a slower kernel
-with one exponential a pair, which is right for any finite input. Elsewhere (CUDA) a blockwise version in PyTorch
-recomputes block by block.
+element beyond that goes through a slower kernel with one exponential a pair, which is right for any finite input.
+Elsewhere (CUDA) a blockwise version in PyTorch recomputes block by block.
 """
 
 import functools

@@ -24,10 +24,10 @@ def run_group(specs: list[AirlineSpec]) -> list[Record]:
             for spec, r in zip(specs, records)]
 
 
-def headline() -> str:
+def headline(records: list[Record], verdicts: dict) -> str:
     from seqlib.studies.airline import page  # figures are slow to import, and few commands draw
 
-    return page.headline()
+    return page.headline(records, verdicts)
 
 
 STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run_group,

@@ -10,24 +10,16 @@ from seqlib.show import ink
 from seqlib.stats import bca_interval
 from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import PUBLISHED
-from seqlib.summaries import curve_frame, quantiles, summary
+from seqlib.summaries import band, curve_frame, quantiles, summary
 
 COLOURS = dict(zip(PUBLISHED, sns.color_palette("colorblind")))
-
-
-def band(ax, data: pd.DataFrame, arms, **line) -> None:
-    told = quantiles(data)
-    for arm in arms:
-        own = told[told.arm == arm]
-        ax.fill_between(own.x, own.low, own.high, color=COLOURS[arm], alpha=0.18, lw=0)
-        ax.plot(own.x, own["median"], color=COLOURS[arm], label=arm, **line)
 
 
 def losses(records) -> Figure:
     """Training and validation loss by epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     for ax, name, title in zip(axes, ("train_loss", "val_loss"), ("Training (dropout on)", "Validation")):
-        band(ax, curve_frame(records, name, first=1), PUBLISHED, lw=1.6)
+        band(ax, curve_frame(records, name, first=1), PUBLISHED, COLOURS, lw=1.6)
         ax.set(yscale="log", xlabel="epoch", title=title)
     axes[0].set_ylabel("MSE, standardised")
     axes[1].legend(ncols=2, loc="upper right")
@@ -89,7 +81,7 @@ def profiles(records, arms: tuple[str, ...]) -> Figure:
     """Attention of the last query by month of the window."""
     data = curve_frame([r for r in records if r.spec["arm"] in arms], "attention_profile")
     figure, ax = plt.subplots(figsize=(9, 3.4))
-    band(ax, data, arms, lw=2, marker="o", ms=3.5)
+    band(ax, data, arms, COLOURS, lw=2, marker="o", ms=3.5)
     ax.axhline(1 / protocol.WINDOW, color=ink(), lw=1, ls=":", label="uniform")
     ax.set(xlabel="month of the window", ylabel="attention weight", xticks=range(protocol.WINDOW),
            xticklabels=[f"t-{protocol.WINDOW - i}" for i in range(protocol.WINDOW)])

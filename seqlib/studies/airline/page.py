@@ -1,7 +1,5 @@
 """What the airline page says, computed from records: tables, figures with captions, sentences with numbers."""
 
-import functools
-
 import numpy as np
 import pandas as pd
 
@@ -10,7 +8,7 @@ from seqlib.data import locate
 from seqlib.studies.airline import figures, protocol
 from seqlib.studies.airline.arms import ARMS, ATTENTION, PUBLISHED, RECURRENT
 from seqlib.study import get
-from seqlib.summaries import curve_frame, interval, quantiles, summary, verdict_table
+from seqlib.summaries import curve_frame, interval, own_verdicts, quantiles, summary
 
 NAMES = {"holt-winters": "Holt-Winters", "sarima": "SARIMA"}
 
@@ -210,25 +208,17 @@ def reach(means: pd.Series, family, suffix: str = "") -> str:
     return f"{min(values):.0f} to {max(values):.0f}"
 
 
-@functools.cache  # five places on the page read the same bootstrap; the page loads its archive once as well
-def own_verdicts() -> dict[str, claims.Verdict]:
-    return {row.id: row for row in claims.study_verdicts("airline", claims.load()["airline"]["claims"])}
-
-
-def headline() -> str:
+def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     """The answer in one line, for the front page."""
-    records = claims.archived("airline")
-    if len(records) < len(get("airline").specs(get("airline").parameters("full"))):
-        return "The archive is not complete."
     means, lines = split_frame(records).groupby("arm").test_mae.mean(), baseline_lines(records)
-    return (f"Attention over recurrence: {own_verdicts()['A04'].verdict}. Test MAE {reach(means, ATTENTION)} against "
+    return (f"Attention over recurrence: {verdicts['A04'].verdict}. Test MAE {reach(means, ATTENTION)} against "
             f"{reach(means, RECURRENT)} thousand as published, {reach(means, ATTENTION, '-logdiff')} against "
             f"{reach(means, RECURRENT, '-logdiff')} on seasonal log differences; SARIMA has {lines['sarima']:.1f}.")
 
 
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
-    row, lines = own_verdicts()["A04"], baseline_lines(records)
+    row, lines = own_verdicts("airline")["A04"], baseline_lines(records)
     means = split_frame(records).groupby("arm").test_mae.mean()
     repaired = row.repairs["log seasonal difference as input"]["verdict"]
     arm, own = chosen_arm(records)
@@ -258,14 +248,10 @@ def describe_live(records, trained, params) -> str:
             f"{machine['cores']} cores.")
 
 
-def verdicts() -> pd.DataFrame:
-    return verdict_table(list(own_verdicts().values()))
-
-
 def interventions(records) -> str:
     """A12 in words."""
     m = split_frame(records).groupby("arm")[["attention_mass_last3", "test_mse"]].mean()
-    row = own_verdicts()["A12"]
+    row = own_verdicts("airline")["A12"]
     return (f"Forcing the rotary arm to look at recent months raises the mass on the last three from "
             f"{m.attention_mass_last3['rope']:.2f} to {m.attention_mass_last3['rope-recent']:.2f}, and its test MSE goes "
             f"from {m.test_mse['rope']:.0f} to {m.test_mse['rope-recent']:.0f}. Forbidding the learned arm those months "
@@ -276,7 +262,7 @@ def interventions(records) -> str:
 
 def meaning(records) -> str:
     """The reading of the verdicts, with the effects it rests on."""
-    rows = own_verdicts()
+    rows = own_verdicts("airline")
     means = split_frame(records).groupby("arm").test_mae.mean()
     loss = {a: 100 * (1 - means[f"{a}-logdiff"] / means[a]) for a in PUBLISHED}
 

@@ -3,13 +3,12 @@
 from itertools import groupby
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, field_validator
 
 from seqlib.record import Spec, digest
 from seqlib.studies.airline.arms import ARMS, PUBLISHED
 from seqlib.studies.airline.baselines import BASELINES
-from seqlib.study import Params, known_arms
+from seqlib.study import Params, count_parameters, known_arms
 
 Arm = Literal[tuple(ARMS) + tuple(BASELINES)]
 
@@ -77,6 +76,4 @@ def parameter_counts(arm: str) -> dict[str, int]:
     """Trainable and total parameters; a classical forecast has none that a gradient trains."""
     if arm in BASELINES:
         return {"trainable": 0, "total": 0}
-    with torch.random.fork_rng(devices=[]):
-        sizes = [(p.numel(), p.requires_grad) for p in ARMS[arm].build().parameters()]
-    return {"trainable": sum(n for n, trains in sizes if trains), "total": sum(n for n, _ in sizes)}
+    return count_parameters(ARMS[arm].build)

@@ -1,5 +1,10 @@
-"""Whole training steps against plain loops: batches stacked item by item, PyTorch's default optimizer, the formula as the
-papers print it, or Hugging Face's GPT-2 of the same size. `seqlib bench` runs ours and the reference in turns."""
+"""Additive scores against their formula, and whole training steps against plain loops: batches stacked item by item,
+PyTorch's default optimizer, the formula as the papers print it, or Hugging Face's GPT-2 of the same size. `seqlib bench`
+runs ours and the reference in turns."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 from torch import Tensor, nn
@@ -7,12 +12,48 @@ from torch.nn import functional as F
 
 from seqlib.allocator import keep_freed_memory
 from seqlib.bench import Case
+from seqlib.models import additive
 from seqlib.models.recurrent import RecurrentLM
 from seqlib.models.transformer import TransformerLM
+from seqlib.provenance import peak_rss_mb
 from seqlib.studies.shakespeare.corpus import gather
 from seqlib.studies.shakespeare.train import State, train
 
 V, B, T, STEPS = 65, 32, 128, 5  # steps a timed call
+
+
+def additive_call(kind: str, B: int = B, T: int = T, C: int = 256) -> Callable[[], object]:
+    """Causal additive scores forward and backward on fixed inputs, `ours` or by the plain broadcast formula."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(B, T, C, generator=generator, requires_grad=True) for _ in range(2))
+    v = torch.randn(C, generator=generator, requires_grad=True)
+    upstream, future = torch.randn(B, T, T, generator=generator).tril(), torch.ones(T, T, dtype=torch.bool).triu(1)
+
+    def plain(q, k, v):
+        return (torch.tanh(q[:, :, None] + k[:, None]) @ v).masked_fill(future, float("-inf"))
+
+    function = additive.additive_scores if kind == "ours" else plain
+    return lambda: torch.autograd.grad(function(q, k, v), (q, k, v), upstream)
+
+
+def extra_memory(kind: str) -> float:
+    """Peak resident memory that one full-size call adds to a small one, MiB; run it in a fresh process."""
+    additive_call(kind, B=2, T=16)()
+    call, before = additive_call(kind), peak_rss_mb()
+    call()
+    return peak_rss_mb() - before
+
+
+def additive_memory() -> dict[str, float]:
+    figures = {}
+    for kind in ("ours", "reference"):
+        with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+            figures[f"{kind}_extra_mb"] = round(executor.submit(extra_memory, kind).result(), 1)
+    return figures | {"memory_ratio": round(figures["reference_extra_mb"] / figures["ours_extra_mb"], 1)}
+
+
+def additive_scores() -> list[Case]:
+    return [Case("additive-scores", additive_call("ours"), additive_call("reference"), memory=additive_memory)]
 
 
 class PlainAttentionLM(nn.Module):
@@ -29,15 +70,6 @@ class PlainAttentionLM(nn.Module):
         scores = self.score(torch.tanh(self.query(h)[:, :, None] + self.key(h)[:, None])).squeeze(-1)
         scores = scores.masked_fill(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), float("-inf"))
         return self.head(torch.cat((h, scores.softmax(-1) @ h), -1))
-
-
-class PlainLM(nn.Module):
-    def __init__(self, C: int = 256):
-        super().__init__()
-        self.embed, self.cell, self.head = nn.Embedding(V, 128), nn.LSTM(128, C, batch_first=True), nn.Linear(C, V)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.cell(self.embed(x))[0])
 
 
 def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type[torch.optim.Optimizer]):
@@ -81,7 +113,8 @@ def additive_step() -> list[Case]:
 
 
 def lstm_step() -> list[Case]:
-    return [case("lstm-step", RecurrentLM(V), PlainLM())]
+    """One model in both loops: `nn.LSTM` between an embedding and a head."""
+    return [case("lstm-step", RecurrentLM(V), RecurrentLM(V))]
 
 
 def transformer_step() -> list[Case]:

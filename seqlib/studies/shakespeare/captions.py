@@ -5,11 +5,17 @@ import pandas as pd
 
 from seqlib import claims, show
 from seqlib.studies.shakespeare import evaluate, figures, recall
-from seqlib.studies.shakespeare.page import DOCUMENT, MAIN, PUBLISHED, chosen, frame_of
+from seqlib.studies.shakespeare.page import DOCUMENT, MAIN, chosen, frame_of
 from seqlib.studies.shakespeare.specs import TOKENS
 from seqlib.studies.shakespeare.train import GROUP
 from seqlib.study import get
 from seqlib.summaries import curve_frame, interval, quantiles
+
+
+def each(values: pd.Series, form: str) -> str:
+    """`arm value, arm value, ...`"""
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
 
 NOT_YET = "The archive has no runs of this yet."
 
@@ -51,7 +57,7 @@ def show_training(records) -> None:
                 data=pd.concat([quantiles(d).assign(curve=name) for name, d in data.items()]),
                 alt="Training loss every ten steps and validation loss by step, one line an arm.",
                 caption="Loss on unseen text above that on a stretch of training text of the same length, after the last step: "
-                        + ", ".join(f"{a} {v:.3f}" for a, v in frame.sort_values().items()) + " nats.")
+                        + each(frame.sort_values(), ".3f") + " nats.")
 
 
 def show_seeds(records) -> None:
@@ -75,9 +81,8 @@ def show_memory(records) -> None:
     records = chosen(records)
     data, looks = given_frame(records), curve_frame(records, "attention_by_distance")
     mean = data.groupby(["arm", "x"]).value.mean().unstack("x")
-    share = {a: (mean.loc[a, 1] - mean.loc[a, 16]) / (mean.loc[a, 1] - mean.loc[a, 128]) for a in MAIN}
-    caption = "Share of the gain from 128 characters that the last 16 give: " + ", ".join(
-        f"{a} {v:.0%}" for a, v in share.items()) + "."
+    share = ((mean[1] - mean[16]) / (mean[1] - mean[128]))[list(MAIN)]
+    caption = f"Share of the gain from 128 characters that the last 16 give: {each(share, '.0%')}."
     show.figure(lambda: figures.panels({"characters of context": data}, "loss on the same 2,048 targets, nats",
                                        log=("characters of context",), marker="o"),
                 name="shakespeare-given", data=quantiles(data),
@@ -85,9 +90,9 @@ def show_memory(records) -> None:
     mass = claims.frame([r for r in records if "attention_mass_last8" in r.metrics]).groupby("arm").attention_mass_last8.mean()
     show.figure(lambda: distance(looks), name="shakespeare-distance", data=quantiles(looks),
                 alt="Mean attention weight by distance in characters, one line an arm, both axes logarithmic.",
-                caption="Attention on the last eight characters, mean over layers and heads: " + ", ".join(
-                    f"{a} {v:.0%}" for a, v in mass.items()) + "; uniform attention over the queries shown would give "
-                f"{np.mean([8 / (i + 1) for i in range(96, 128)]):.0%}.")
+                caption=f"Attention on the last eight characters, mean over layers and heads: {each(mass, '.0%')}; "
+                        "uniform attention over the queries shown would give "
+                        f"{np.mean([8 / (i + 1) for i in range(96, 128)]):.0%}.")
 
 
 def distance(looks: pd.DataFrame):
@@ -103,46 +108,36 @@ def show_frequency(records) -> None:
     ends = [*evaluate.FREQUENCIES, None]
     names = [("never" if low == 0 else f"{low:,} to {high - 1:,}" if high else f"{low:,} or more") + f"\n(n = {n:,})"
              for low, high, n in zip(ends, ends[1:], counts)]
-    mean = data.groupby(["arm", "x"]).value.mean().unstack("x")
+    mean = data.groupby(["arm", "x"]).value.mean().unstack("x").loc[list(MAIN)]
     show.figure(lambda: figures.bars(data, names, f"times the {evaluate.GRAM} characters before stand in the training text"),
                 name="shakespeare-frequency", data=quantiles(data),
                 alt="Accuracy by how often the five characters before the target stand in the training text.",
-                caption="Accuracy where those characters never stand in the training text: " + ", ".join(
-                    f"{a} {mean.loc[a, 0]:.1%}" for a in MAIN) + "; where they stand there 100 to 999 times: " + ", ".join(
-                    f"{a} {mean.loc[a, 3]:.1%}" for a in MAIN) + ".")
+                caption=f"Accuracy where those characters never stand in the training text: {each(mean[0], '.1%')}; where they "
+                        f"stand there 100 to 999 times: {each(mean[3], '.1%')}.")
 
 
 def show_position(records) -> None:
     data = curve_frame(chosen(records, MAIN), "accuracy_by_position", first=1)
     data["x"] = 2 ** np.ceil(np.log2(data.x))
     data = data.groupby(["arm", "seed", "x"], as_index=False).value.mean()
-    mean = data.groupby(["arm", "x"]).value.mean().unstack("x")
+    mean = data.groupby(["arm", "x"]).value.mean().unstack("x").loc[list(MAIN)]
     show.figure(lambda: figures.panels({"characters of the window seen, up to": data}, "accuracy",
                                        log=("characters of the window seen, up to",), marker="o"),
                 name="shakespeare-position", data=quantiles(data),
                 alt="Accuracy by position in the window, from the first character to the last.",
-                caption="Accuracy in the second half of the window: " + ", ".join(
-                    f"{a} {mean.loc[a, mean.columns.max()]:.1%}" for a in MAIN) + ".")
+                caption=f"Accuracy in the second half of the window: {each(mean[mean.columns.max()], '.1%')}.")
 
 
 def sweep_frame(records) -> pd.DataFrame:
     """Runs of the sweep over contexts, at the characters that it saw; the published context enters from its curve."""
     planned = get("shakespeare").parameters("full")
-    rows = []
-    for r in records:
-        ours = r.spec["corpus"] == PUBLISHED["corpus"] and r.spec["epoch_steps"] == PUBLISHED["epoch_steps"]
-        if not ours or r.spec["arm"] not in planned.sweep_arms:
-            continue
-        published = r.spec["context"] == PUBLISHED["context"] and r.spec["epochs"] == PUBLISHED["epochs"]
-        if published and r.spec["seed"] < planned.sweep_seeds:
-            loss = r.metrics[f"val_loss_nats_epoch{planned.sweep_epochs}"]
-        elif r.spec["context"] in planned.contexts and r.spec["epochs"] == planned.sweep_epochs:
-            loss = r.metrics["val_loss_nats"]
-        else:
-            continue
-        rows.append({"arm": r.spec["arm"], "seed": r.spec["seed"], "context": r.spec["context"], "loss": loss,
-                     "step_seconds": r.metrics["step_cpu_seconds"]})
-    return pd.DataFrame(rows)
+    published = frame_of(records, planned.sweep_arms)
+    parts = [frame_of(records, planned.sweep_arms, context=c, batch=TOKENS // c, epochs=planned.sweep_epochs)
+             for c in planned.contexts]
+    if not published.empty:
+        published = published[published.seed < planned.sweep_seeds]
+        parts.append(published.assign(val_loss_nats=published[f"val_loss_nats_epoch{planned.sweep_epochs}"]))
+    return pd.concat(parts) if parts else pd.DataFrame()
 
 
 def show_contexts(records) -> None:
@@ -151,28 +146,25 @@ def show_contexts(records) -> None:
     if frame.empty or frame.context.nunique() < 2:
         show.say(NOT_YET)
         return
-    wide = frame.pivot(index=["seed", "context"], columns="arm", values="loss")
+    wide = frame.pivot(index=["seed", "context"], columns="arm", values="val_loss_nats")
     gain = (wide["lstm"] - wide["additive"]).groupby("context").mean()
-    seconds = frame.pivot_table(index="context", columns="arm", values="step_seconds")
+    seconds = frame.pivot_table(index="context", columns="arm", values="step_cpu_seconds")
     extra = (seconds["additive"] - seconds["lstm"]) * seconds.index / TOKENS  # a sequence
     seen = planned.sweep_epochs * planned.epoch_steps * TOKENS / 1e6
     extra = extra[extra > 0]
     slope = np.polyfit(np.log(extra.index), np.log(extra), 1)[0]
-    data = frame.rename(columns={"context": "x", "loss": "value"})
+    data = frame.rename(columns={"context": "x", "val_loss_nats": "value"})
     show.figure(lambda: figures.panels({"context, characters": data}, "validation loss, nats", log=("context, characters",),
-                                       marker="o"), name="shakespeare-contexts", data=frame,
+                                       marker="o"), name="shakespeare-contexts",
+                data=frame[["arm", "seed", "context", "val_loss_nats", "step_cpu_seconds"]],
                 alt="Validation loss by context from 32 to 512 characters at equal characters seen.",
                 caption=f"What attention gains over the LSTM, nats, after {seen:.1f} million characters "
                         f"({frame.seed.nunique()} paired seeds): " + ", ".join(f"{c}: {g:+.3f}" for c, g in gain.items())
                         + f". Its extra time a sequence grows with the context to the power {slope:.1f}.")
 
 
-def recalled(records) -> pd.DataFrame:
-    return claims.frame([r for r in records if r.spec["corpus"] == "mqar"])
-
-
 def show_recall(records) -> None:
-    table = recalled(records)
+    table = claims.frame([r for r in records if r.spec["corpus"] == "mqar"])
     if table.empty:
         show.say(NOT_YET)
         return
@@ -184,7 +176,6 @@ def show_recall(records) -> None:
     show.figure(lambda: figures.grid(table, arms), name="shakespeare-recall",
                 data=table[["arm", "seed", "context", "width", "pairs", "recall_accuracy"]],
                 alt="Recall accuracy by sequence length and width, one panel an arm.",
-                caption=f"Accuracy at length {longest}, {recall.pairs_of(longest)} pairs, best width: " + ", ".join(
-                    f"{a} {hardest[a]:.0%}" for a in hardest.sort_values(ascending=False).index)
-                + f"; guessing among the values in the sequence would give {1 / recall.pairs_of(longest):.0%}. {steps:,} "
-                f"steps, {table.seed.nunique()} seeds.")
+                caption=f"Accuracy at length {longest}, {recall.pairs_of(longest)} pairs, best width: "
+                        f"{each(hardest.sort_values(ascending=False), '.0%')}; guessing among the values in the sequence "
+                        f"would give {1 / recall.pairs_of(longest):.0%}. {steps:,} steps, {table.seed.nunique()} seeds.")

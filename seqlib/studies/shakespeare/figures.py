@@ -8,19 +8,10 @@ from matplotlib.figure import Figure
 
 from seqlib.show import ink
 from seqlib.studies.shakespeare.arms import ARMS
-from seqlib.summaries import quantiles
+from seqlib.summaries import band
 
 COLOURS = dict(zip(ARMS, [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 8, 4, 3, 7)]))
 STYLES = {"transformer-rope": "--", "transformer-fast": ":"}
-
-
-def lines(ax, data: pd.DataFrame, **line) -> None:
-    """Median over seeds with the range of 95% of them; `data` has arm, seed, x, value."""
-    told = quantiles(data)
-    for arm in (a for a in ARMS if a in set(told.arm)):
-        own = told[told.arm == arm].sort_values("x")
-        ax.fill_between(own.x, own.low, own.high, color=COLOURS[arm], alpha=0.2, lw=0)
-        ax.plot(own.x, own["median"], STYLES.get(arm, "-"), color=COLOURS[arm], label=arm, **line)
 
 
 def panels(frames: dict[str, pd.DataFrame], ylabel: str, log: tuple[str, ...] = (), marker: str = "",
@@ -28,7 +19,7 @@ def panels(frames: dict[str, pd.DataFrame], ylabel: str, log: tuple[str, ...] = 
     """One panel a title (which is the label of its x axis), one line an arm."""
     figure, axes = plt.subplots(1, len(frames), figsize=(9, 3.5), sharey=True, squeeze=False)
     for ax, (label, data) in zip(axes[0], frames.items()):
-        lines(ax, data, lw=1.7, marker=marker, ms=4)
+        band(ax, data, ARMS, COLOURS, STYLES, lw=1.7, marker=marker, ms=4)
         ax.set_xlabel(label)
         if label in log:
             ticks = sorted(data.x.unique())

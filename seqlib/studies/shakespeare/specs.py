@@ -2,14 +2,13 @@
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import Field, field_validator, model_validator
 
 from seqlib.record import Spec
 from seqlib.studies.shakespeare import recall
 from seqlib.studies.shakespeare.arms import ARMS, build
 from seqlib.studies.shakespeare.corpus import CORPORA, choose
-from seqlib.study import Params, known_arms
+from seqlib.study import Params, count_parameters, known_arms
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 TOKENS = 32 * 128  # a step of the published setting, which the sweep over contexts keeps
@@ -91,29 +90,29 @@ class ShakespeareParams(Params):
 def specs_of(params: ShakespeareParams) -> list[ShakespeareSpec]:
     """All runs, the paired seeds first and seed by seed, so that what is cut short is still paired. Raises SeqlibError when
     `corpus` is auto and none can be had."""
-    name = choose() if params.corpus == "auto" else params.corpus
-    shared = {"corpus": name, "epochs": params.epochs, "epoch_steps": params.epoch_steps, "lr": params.lr}
-    size = {"context": params.context, "batch": params.batch}
-    specs = [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.seeds) for arm in params.arms]
-    specs += [ShakespeareSpec(arm="additive-unmasked", seed=s, **size, **{**shared, "epochs": 1})
-              for s in range(params.leak_seeds)]
-    for s in range(params.sweep_seeds):
-        specs += [ShakespeareSpec(arm=arm, seed=s, **{**shared, "epochs": params.sweep_epochs}, context=context,
-                                  batch=TOKENS // context) for context in params.contexts for arm in params.sweep_arms]
+    shared = {"corpus": choose() if params.corpus == "auto" else params.corpus, "context": params.context,
+              "batch": params.batch, "epochs": params.epochs, "epoch_steps": params.epoch_steps, "lr": params.lr}
 
-    specs += [ShakespeareSpec(arm=arm, seed=s, **size, **shared) for s in range(params.few_seeds) for arm in params.few_arms]
-    specs += [ShakespeareSpec(arm=arm, seed=s, context=context, batch=TOKENS // context,
-                              **{**shared, "epochs": 1, "epoch_steps": TIMED})
+    def make(arm, seed, **other):
+        return ShakespeareSpec(arm=arm, seed=seed, **{**shared, **other})
+
+    def at(context):  # as many characters a step as at the published setting
+        return {"context": context, "batch": TOKENS // context}
+
+    specs = [make(arm, s) for s in range(params.seeds) for arm in params.arms]
+    specs += [make("additive-unmasked", s, epochs=1) for s in range(params.leak_seeds)]
+    specs += [make(arm, s, **at(context), epochs=params.sweep_epochs)
+              for s in range(params.sweep_seeds) for context in params.contexts for arm in params.sweep_arms]
+    specs += [make(arm, s) for s in range(params.few_seeds) for arm in params.few_arms]
+    specs += [make(arm, s, **at(context), epochs=1, epoch_steps=TIMED)
               for s in range(params.timing_seeds) for context in TIMED_CONTEXTS for arm in ("lstm", "additive")]
-    for s in range(params.recall_seeds):
-        specs += [ShakespeareSpec(arm=arm, seed=s, corpus="mqar", context=T, width=C, batch=recall.BATCH, lr=recall.RATE,
-                                  epochs=5, epoch_steps=max(1, params.recall_steps // 5))
-                  for T in params.recall_lengths for C in params.recall_widths for arm in params.recall_arms]
+    specs += [make(arm, s, corpus="mqar", context=T, width=C, batch=recall.BATCH, lr=recall.RATE, epochs=5,
+                   epoch_steps=params.recall_steps // 5)
+              for s in range(params.recall_seeds) for T in params.recall_lengths for C in params.recall_widths
+              for arm in params.recall_arms]
     return list({spec.key: spec for spec in specs}.values())
 
 
 def parameter_counts(arm: str, V: int = 65, context: int = 128) -> dict[str, int]:
     """Trainable and total parameters at the published setting."""
-    with torch.random.fork_rng(devices=[]):
-        sizes = [(p.numel(), p.requires_grad) for p in build(arm, V, context).parameters()]
-    return {"trainable": sum(n for n, trains in sizes if trains), "total": sum(n for n, _ in sizes)}
+    return count_parameters(lambda: build(arm, V, context))

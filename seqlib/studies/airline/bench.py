@@ -1,0 +1,26 @@
+"""All seeds of an airline arm at once against the plain loop, one seed after another."""
+
+from seqlib.bench import Case
+from seqlib.studies.airline import protocol
+from seqlib.studies.airline.arms import ARMS, PUBLISHED
+from seqlib.studies.airline.reference import train_loop
+from seqlib.studies.airline.specs import AirlineSpec, parameter_counts
+from seqlib.sweep import run_group
+
+
+def cases() -> list[Case]:
+    """Seconds a seed for the published 150 epochs: K = 30 stacked against the plain loop over one seed."""
+    y, split, epochs = protocol.load_series().to_numpy(), protocol.splits("published")[0], 50
+    found = []
+    for name in PUBLISHED:
+        arm, windows = ARMS[name], protocol.make_windows(y, split, "level")
+        specs = [AirlineSpec(arm=name, seed=seed, epochs=epochs) for seed in range(30)]
+        share = epochs / 150
+        # Forward and twice that backward, 2 flop a weight and month, for the module as published: it runs all months
+        # through every layer. Ours computes what the head reads, so its utilisation may pass 1 in the attention arms.
+        flop = 3 * 2 * parameter_counts(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
+        found.append(Case(
+            f"airline-{name}", lambda specs=specs: run_group(specs),
+            lambda arm=arm, windows=windows: train_loop(arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3,
+                                                        weight_decay=1e-5), 30 * share, share, flop))
+    return found
