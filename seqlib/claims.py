@@ -138,26 +138,31 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
     if table.empty:
         row.reason = "the archive has no records"
         return []
-    needed = _columns(row, test)
-    wide, used = _wide(test, settings, table, needed)
-    absent = [name for name in needed if wide[name].count() < 2]
-    if absent:
-        row.reason = f"the archive lacks runs of {', '.join(absent)}"
+    repairs = {name: repair["pairs"] for name, repair in test.get("repairs", {}).items()}
+    needed = list(row.seed_value) if test["method"] == "values" else _names(test["pairs"])
+    wide, used = _wide(test, settings, table, _names([needed, *(pair for pairs in repairs.values() for pair in pairs)]))
+
+    def absent(names):
+        return [name for name in names if wide[name].count() < 2]
+
+    if absent(needed):
+        row.reason = f"the archive lacks runs of {', '.join(absent(needed))}"
         return []
     row.older_code = int(table.older_code[sorted(used)].sum())
     if test["method"] == "values":
         _values(row, wide[needed], test.get("pairs"))
         return []
-    repairs = test.get("repairs", {})
+    row.repairs = {name: {"verdict": "not run"} for name, pairs in repairs.items() if absent(_names(pairs))}
     return [_order("as published", row, test, test["pairs"], wide)] + [
-        _order(name, row, test, repair["pairs"], wide) for name, repair in repairs.items()]
+        _order(name, row, test, pairs, wide) for name, pairs in repairs.items() if name not in row.repairs]
 
 
 def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) -> tuple[pd.DataFrame, set]:
     """What is compared, a column a name and a row a seed, and the rows of `table` that it comes from.
 
     A name is an arm, unless the test's `columns` say otherwise: {arm, metric, where} for other settings or figures of an
-    arm, or a text that computes with further columns. A metric may compute with a record's figures.
+    arm, or a text that computes with further columns (names with spaces in backticks). A metric may compute with a
+    record's figures.
     """
     given, used, wide = test.get("columns", {}), set(), {}
     for name in dict.fromkeys([*(n for n, c in given.items() if not isinstance(c, str)), *needed]):
@@ -178,11 +183,9 @@ def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) ->
     return wide.sort_index(), used
 
 
-def _columns(row: Verdict, test: dict) -> list[str]:
-    if test["method"] == "values":
-        return list(row.seed_value)
-    pairs = [*test["pairs"], *(pair for repair in test.get("repairs", {}).values() for pair in repair["pairs"])]
-    return list(dict.fromkeys(arm for pair in pairs for arm in pair))
+def _names(groups) -> list[str]:
+    """Every name of some pairs, once."""
+    return list(dict.fromkeys(name for group in groups for name in group))
 
 
 def _parameters(row: Verdict) -> None:
@@ -220,7 +223,7 @@ def _values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
 
 def _order(name: str, row: Verdict, test: dict, pairs: list, wide: pd.DataFrame) -> Comparison:
     """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, at Bonferroni over pairs."""
-    wide = wide[list(dict.fromkeys(arm for pair in pairs for arm in pair))].dropna()
+    wide = wide[_names(pairs)].dropna()
     differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
     p = {k: stats.sign_flip_p(d) for k, d in differences.items()}
     reversed_ = [k for k, d in differences.items() if d.mean() >= 0]
@@ -252,9 +255,10 @@ def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:
     row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
     row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
     row.seed_value = first.seed_value or row.seed_value
-    row.repairs = {c.name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm} for c in repairs}
+    row.repairs |= {c.name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm} for c in repairs}
     holds = ("reproduced", "same direction")
     failing = [c for c in repairs if c.verdict() not in holds]
-    row.reason = "; ".join(f"with {c.name}: {c.verdict()}" for c in failing)
+    row.reason = "; ".join(f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
+                           if repair["verdict"] not in holds)
     if row.verdict in holds and any(_weakens(first, c) for c in failing):
         row.verdict, row.reason = "confounded", f"holds as published; {row.reason}"

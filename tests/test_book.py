@@ -56,6 +56,13 @@ def test_every_picture_has_words_and_every_figure_a_caption_with_its_data(site):
         assert {c for img in f.find_all("img") for c in img["class"]} == {"only-light", "only-dark"}
 
 
+def test_markdown_that_cells_print_becomes_tables(site):
+    for path, soup in pages(site).items():
+        assert not [p for p in soup.find_all("p") if p.get_text().lstrip().startswith("|")], path
+    ledger = pages(site)[site / "book" / "claims.html"]
+    assert len([t for t in ledger.find_all("table") if t.find("th", string="95% interval")]) >= 13
+
+
 @pytest.mark.parametrize("name, last", [("airline", "A13"), ("shakespeare", "S11")])
 def test_no_cell_failed_and_the_numbers_are_there(site, name, last):
     soup = BeautifulSoup((site / "book" / "studies" / f"{name}.html").read_text(), "html.parser")

@@ -70,6 +70,14 @@ def test_a_ranking_that_a_repair_removes_is_confounded_and_lost_significance_is_
     assert gap.verdict == "same direction"
 
 
+def test_a_repair_without_runs_is_named_and_leaves_the_published_comparison():
+    repairs = {"equal dropout": {"pairs": [["a2", "b"]]}, "none": {"pairs": [["a", "b"]]}}
+    row = verdict(table(a=noise(10), b=noise(14, seed=1)), order([["a", "b"]], repairs=repairs))
+    assert row.verdict == "reproduced" and row.reason == "with equal dropout: not run" and row.seeds == SEEDS
+    assert row.repairs["equal dropout"] == {"verdict": "not run"} and row.repairs["none"]["verdict"] == "reproduced"
+    assert verdict(table(a2=noise(10), b=noise(14)), order([["a", "b"]], repairs=repairs)).verdict == "not run"
+
+
 def test_a_figure_of_one_run_is_held_against_single_runs():
     data = table(a=noise(10), b=noise(20, seed=1))
     values = {"method": "values"}

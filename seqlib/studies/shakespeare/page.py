@@ -75,9 +75,7 @@ def samples(records, arms=MAIN, **settings) -> pd.DataFrame:
 
 
 def apart(row: claims.Verdict) -> str:
-    """The effect of a claim's first pair with its interval; why there is none where it has not been run."""
-    if not row.ours:
-        return row.reason
+    """The effect of a claim's first pair with its interval."""
     name, effect = next(iter(row.ours.items()))
     low, high = row.ci[name]
     return f"{effect:+.4f} [{low:+.4f}, {high:+.4f}]"
@@ -104,9 +102,9 @@ def answer(records) -> str:
 
 def time_matched(row: claims.Verdict) -> str:
     """S11's second comparison: a transformer that takes the LSTM's time a step."""
-    repair = row.repairs.get("time matched to the LSTM")
-    if not repair:
-        return ""
+    repair = row.repairs["time matched to the LSTM"]
+    if repair["verdict"] == "not run":
+        return "The transformer that takes the LSTM's time a step has not been run."
     (effect,), ((low, high),) = repair["ours"].values(), repair["ci"].values()
     return (f"With about the LSTM's time a step a transformer differs from the LSTM by {effect:+.4f} [{low:+.4f}, {high:+.4f}] "
             f"({repair['verdict']}).")
