@@ -10,7 +10,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 @functools.cache
 def keep_freed_memory() -> bool:
     """Have the C library keep freed blocks instead of giving their pages back to the system, which has to zero them when they
-    are asked for again: up to a quarter of a training step on a CPU. Changes no result; glibc alone, elsewhere False."""
+    are asked for again, in every training step. Changes no result; glibc alone, elsewhere False."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
