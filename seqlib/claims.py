@@ -138,7 +138,7 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
     if table.empty:
         row.reason = "the archive has no records"
         return []
-    repairs = {name: repair["pairs"] for name, repair in test.get("repairs", {}).items()}
+    test, repairs = _with_settings_of_repairs(test)
     needed = list(row.seed_value) if test["method"] == "values" else _names(test["pairs"])
     wide, used = _wide(test, settings, table, _names([needed, *(pair for pairs in repairs.values() for pair in pairs)]))
 
@@ -151,17 +151,34 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
     row.older_code = int(table.older_code[sorted(used)].sum())
     if test["method"] == "values":
         _values(row, wide[needed], test.get("pairs"))
+        other = [f"{name} {value}" for name, want in test.get("needs", {}).items()
+                 for value in sorted(set(table.loc[sorted(used), name]) - {want})]
+        if other:
+            row.verdict, row.reason = "not comparable", f"recorded with the stand-in {', '.join(other)}"
         return []
     row.repairs = {name: {"verdict": "not run"} for name, pairs in repairs.items() if absent(_names(pairs))}
     return [_order("as published", row, test, test["pairs"], wide)] + [
         _order(name, row, test, pairs, wide) for name, pairs in repairs.items() if name not in row.repairs]
 
 
+def _with_settings_of_repairs(test: dict) -> tuple[dict, dict]:
+    """The pairs of every repair. Where a repair has settings of its own (`where`), its names become columns of their own."""
+    repairs, columns = {}, dict(test.get("columns", {}))
+    for name, repair in test.get("repairs", {}).items():
+        pairs, where = repair.get("pairs", test.get("pairs")), repair.get("where")
+        if where:
+            columns |= {f"{a} ({name})": {"arm": a, "where": where} for a in _names(pairs)}
+            pairs = [[f"{a} ({name})" for a in pair] for pair in pairs]
+        repairs[name] = pairs
+    return {**test, "columns": columns}, repairs
+
+
 def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) -> tuple[pd.DataFrame, set]:
     """What is compared, a column a name and a row a seed, and the rows of `table` that it comes from.
 
     A name is an arm, unless the test's `columns` say otherwise: {arm, metric, where} for other settings or figures of an
-    arm, or a text that computes with further columns (names with spaces in backticks). A metric may compute with a
+    arm; {over, statistic, metric, where}, the mean or sd over several arms, or the agreement (Kendall's tau) between two
+    metrics of them; or a text that computes with further columns (names with spaces in backticks). A metric may compute with a
     record's figures.
     """
     given, used, wide = test.get("columns", {}), set(), {}
@@ -169,12 +186,17 @@ def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) ->
         column = given.get(name, {})
         if isinstance(column, str):
             continue
-        where = {**settings, **test.get("where", {}), "arm": column.get("arm", name), **column.get("where", {})}
+        where = {**settings, **test.get("where", {}), **column.get("where", {})}
         rows = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
+        rows = rows[rows.arm.isin(column.get("over", [column.get("arm", name)]))]
+        metric = column.get("metric", test.get("metric"))
+        if "over" in column:
+            used |= set(rows.index)
+            wide[name] = stats.over_arms(rows, column["statistic"], metric, len(column["over"]))
+            continue
         if rows.seed.duplicated().any():
             raise SeqlibError(f"claims.yaml: column {name!r} matches several records of one seed; narrow its `where`")
         used |= set(rows.index)
-        metric = column.get("metric", test.get("metric"))
         wide[name] = pd.Series(dtype=float) if rows.empty else rows.set_index("seed").eval(metric)
     wide = pd.DataFrame(wide)
     for name, formula in given.items():

@@ -6,6 +6,7 @@ differences), probability of improvement (Agarwal et al. 2021, arXiv 2108.13264,
 """
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
@@ -62,3 +63,13 @@ def tost_p(differences: np.ndarray, margin: float) -> float:
     if len(differences) < 2 or np.ptp(differences) == 0:
         return 0.0 if len(differences) > 1 and abs(differences[0]) < margin else 1.0
     return float(DescrStatsW(differences).ttost_mean(-margin, margin)[0])
+
+
+def over_arms(rows: pd.DataFrame, statistic: str, metric, arms: int) -> pd.Series:
+    """One value a seed, over all its arms: `mean` or `sd` of a metric, or `agreement`, Kendall's tau between the orders that
+    two metrics give the arms. `rows` has one row an arm and seed; seeds without a figure of all `arms` are left out."""
+    names = list(metric) if statistic == "agreement" else [metric]
+    whole = [(seed, own) for seed, own in rows.groupby("seed") if (own[names].notna().all(axis=1)).sum() == arms]
+    take = {"mean": lambda own: own[metric].mean(), "sd": lambda own: own[metric].std(),
+            "agreement": lambda own: stats.kendalltau(own[names[0]], own[names[-1]]).statistic}[statistic]
+    return pd.Series({seed: float(take(own)) for seed, own in whole}, dtype=float)

@@ -28,7 +28,8 @@ def pages(site):
 
 def test_the_pages_of_the_table_of_contents_are_there(site):
     assert {p.relative_to(site / "book").as_posix() for p in pages(site)} >= {
-        "intro.html", "methods.html", "claims.html", "studies/airline.html", "studies/shakespeare.html"}
+        "intro.html", "methods.html", "claims.html", "studies/airline.html", "studies/shakespeare.html",
+        "studies/attention_search.html"}
 
 
 def test_every_internal_link_and_picture_resolves(site):
@@ -63,7 +64,7 @@ def test_markdown_that_cells_print_becomes_tables(site):
     assert len([t for t in ledger.find_all("table") if t.find("th", string="95% interval")]) >= 13
 
 
-@pytest.mark.parametrize("name, last", [("airline", "A13"), ("shakespeare", "S11")])
+@pytest.mark.parametrize("name, last", [("airline", "A13"), ("shakespeare", "S11"), ("attention_search", "X10")])
 def test_no_cell_failed_and_the_numbers_are_there(site, name, last):
     soup = BeautifulSoup((site / "book" / "studies" / f"{name}.html").read_text(), "html.parser")
     text = soup.get_text()
