@@ -1,0 +1,134 @@
+"""Texts of documents as token numbers, their splits and the batches drawn from them.
+
+Two protocols. `published`: one stream, a random tenth of all windows (which overlap with those trained on) for validation, and
+each arm at another place of one stream of random numbers. `repaired`: whole documents held out, and the same weights' seed and
+batches for every arm.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from seqlib import data, plays, smollm
+from seqlib.errors import SeqlibError
+from seqlib.store import write_atomically
+from seqlib.studies.attention_search.arms import ARMS, PUBLISHED
+
+TEXTS = (smollm.CORPUS, plays.ALL)
+PROTOCOLS = ("published", "repaired")
+LIMIT = {smollm.CORPUS: 1_000_000}  # tokens, as published
+BATCHES = {"published": 10, "repaired": 40}  # of validation; the document has 10
+
+
+@dataclass(frozen=True)
+class Text:
+    """`tokens` (N,) of all documents, one after another; document i is tokens[bounds[i] : bounds[i + 1]]."""
+
+    name: str
+    tokenizer: str
+    sha256: str
+    tokens: Tensor
+    bounds: np.ndarray
+
+
+@functools.cache
+def choose() -> str:
+    """The published text where it can be had, else the stand-in."""
+    try:
+        return data.locate(TEXTS[0]).name
+    except data.WrongFile:
+        raise
+    except SeqlibError:
+        return data.locate(TEXTS[1]).name
+
+
+@functools.cache
+def load(name: str, V: int) -> Text:
+    """A text in V tokens: SmolLM's vocabulary at V 49,152, else byte-level BPE trained on its training documents."""
+    documents = Path(data.locate(name).path).read_text(encoding="utf-8").split(smollm.BREAK)
+    label, tokenizer = smollm_tokenizer() if V == PUBLISHED.V else (f"BPE of {V}", own_tokenizer(name, documents, V))
+    parts = [np.array(encoded.ids, np.int32) for encoded in tokenizer.encode_batch(documents)]
+    bounds = np.minimum(np.cumsum([0, *map(len, parts)]), LIMIT.get(name, 2**62))
+    bounds = bounds[: np.searchsorted(bounds, bounds[-1]) + 1]  # documents beyond the limit fall away
+    tokens = np.concatenate(parts)[: bounds[-1]]
+    return Text(name, label, hashlib.sha256(tokens.tobytes()).hexdigest(), torch.from_numpy(tokens.astype(np.int64)), bounds)
+
+
+def smollm_tokenizer() -> tuple[str, Tokenizer]:
+    """SmolLM's, or SmolLM2's as its stand-in."""
+    try:
+        found = data.locate(smollm.TOKENIZER)
+    except data.WrongFile:
+        raise
+    except SeqlibError:
+        found = data.locate(smollm.STAND_IN)
+    return found.name, Tokenizer.from_file(found.path)
+
+
+def own_tokenizer(name: str, documents: list[str], V: int) -> Tokenizer:
+    """Kept in the cache under the hash of what it was trained on."""
+    held = held_out(len(documents))
+    training = [text for i, text in enumerate(documents) if i not in held]
+    key = hashlib.sha256("\f".join([str(V), *training]).encode()).hexdigest()[:16]
+    path = data.cache() / "tokenizers" / f"{name}-{key}.json"
+    if path.exists():
+        return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(training, trainers.BpeTrainer(vocab_size=V, initial_alphabet=alphabet, show_progress=False))
+    write_atomically(path, tokenizer.to_str().encode())
+    return tokenizer
+
+
+def held_out(documents: int) -> set[int]:
+    """A tenth of the documents, the same for every seed and arm; at least one. Raises SeqlibError on fewer than two."""
+    if documents < 2:
+        raise SeqlibError("the text has one document, and a split wants two; use another text")
+    chosen = np.random.default_rng(0).choice(documents, max(1, round(documents / 10)), replace=False)
+    return set(chosen.tolist())
+
+
+@dataclass(frozen=True)
+class Split:
+    """First tokens of the windows to train on and of those to validate on (at most BATCHES of them, in order)."""
+
+    train: np.ndarray
+    validation: np.ndarray
+
+
+@functools.lru_cache(maxsize=4)
+def split(name: str, V: int, protocol: str, seed: int, T: int, batch: int) -> Split:
+    """Raises SeqlibError where the text is too short for windows of T + 1 tokens."""
+    text = load(name, V)
+    if protocol == "published":
+        starts = np.random.default_rng([seed, 1]).permutation(max(0, len(text.tokens) - T))
+        cut = len(starts) // 10
+        train, validation = starts[cut:], starts[: min(cut, BATCHES[protocol] * batch)]
+    else:
+        held = held_out(len(text.bounds) - 1)
+        spans = [(i, np.arange(a, max(a, b - T))) for i, (a, b) in enumerate(zip(text.bounds, text.bounds[1:]))]
+        train = np.concatenate([starts for i, starts in spans if i not in held])
+        apart = np.concatenate([starts[::T] for i, starts in spans if i in held])  # windows do not overlap
+        count = min(len(apart), BATCHES[protocol] * batch)
+        validation = apart[np.linspace(0, len(apart) - 1, count).astype(int)]
+    if not len(train) or not len(validation):
+        raise SeqlibError(f"text {name}: too short for windows of {T + 1} tokens; lower the context")
+    return Split(train, validation)
+
+
+def stream(protocol: str, seed: int, arm: str) -> np.random.Generator:
+    """Random numbers of a run: one stream for all arms, or (published) each arm at another place of it."""
+    return np.random.default_rng([seed, 2 + ARMS.index(arm)] if protocol == "published" else [seed, 0])
+
+
+def windows(tokens: Tensor, first: np.ndarray, T: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) of windows that start at `first` (B,)."""
+    at = torch.from_numpy(first).unsqueeze(1) + torch.arange(T)
+    return tokens[at], tokens[at + 1]
