@@ -9,46 +9,11 @@ Shapes: B batch, T time, N tokens, D channels, V vocabulary.
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqlib.models.experts import Experts, as_numbers, drawn
-
-ROWS = 256  # tokens whose logits exist at once
-
-
-class _TiedLoss(torch.autograd.Function):
-    """Sum of the cross-entropies of x (N, D) against targets (N,), logits x W^T for W (V, D).
-
-    Gradients are made block by block on the way forward, while a block's logits exist, and only scaled on the way back."""
-
-    @staticmethod
-    def forward(ctx, x, weight, targets):
-        wanted = any(ctx.needs_input_grad)
-        dx, dw = (torch.empty_like(x), torch.empty_like(weight)) if wanted else (None, None)
-        total = x.new_zeros(())
-        for start in range(0, len(x), ROWS):
-            rows, y = x[start : start + ROWS], targets[start : start + ROWS, None]
-            logits = rows @ weight.T
-            top, wanted_logit = logits.amax(-1, keepdim=True), logits.gather(1, y)
-            slope = logits.sub_(top).exp_()
-            sums = slope.sum(-1, keepdim=True)
-            total += (sums.log() + top - wanted_logit).sum()
-            if wanted:
-                slope.div_(sums).scatter_add_(1, y, slope.new_full((1, 1), -1).expand(len(y), 1))
-                torch.mm(slope, weight, out=dx[start : start + ROWS])
-                torch.addmm(dw, slope.T, rows, beta=float(start > 0), out=dw)
-        ctx.save_for_backward(dx, dw)
-        return total
-
-    @staticmethod
-    def backward(ctx, upstream):
-        dx, dw = ctx.saved_tensors
-        return dx * upstream, dw * upstream, None
-
-
-tied_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = _TiedLoss.apply
+from seqlib.models.loss import blockwise_cross_entropy
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -98,7 +63,7 @@ class MixtureLM(nn.Module):
     def loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, int, Tensor]:
         """Sum of the cross-entropies of targets y (B, T) in nats, their number, and the load-balancing loss of all blocks."""
         states, balance = self.states(x)
-        return tied_loss(states.flatten(0, 1), self.embed.weight, y.flatten()), y.numel(), balance
+        return blockwise_cross_entropy(states.flatten(0, 1), self.embed.weight, y.flatten()), y.numel(), balance
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, T) -> logits (B, T, V)."""

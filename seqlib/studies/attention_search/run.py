@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from seqlib.allocator import keep_freed_memory
 from seqlib.errors import SeqlibError
 from seqlib.models.latent import LatentAttention
-from seqlib.models.mixture import ROWS, MixtureLM
+from seqlib.models.loss import ROWS
+from seqlib.models.mixture import MixtureLM
 from seqlib.provenance import peak_rss_mb, provenance
 from seqlib.record import Record
 from seqlib.studies.attention_search import texts
 from seqlib.studies.attention_search.arms import FAIR, PUBLISHED, build
 
-MODULES = tuple(f"seqlib.models.{m}" for m in ("transformer", "latent", "experts", "mixture")) + tuple(
+MODULES = tuple(f"seqlib.models.{m}" for m in ("transformer", "latent", "experts", "loss", "mixture")) + tuple(
     f"seqlib.studies.attention_search.{m}" for m in ("arms", "texts", "run"))
 BALANCE, DECAY = 0.01, 0.01  # weights of the load-balancing loss and of AdamW's decay
 EVALUATED = (50, 100, 200, 500, 1000, 2000, 5000)  # steps after which the validation loss is taken, besides the last
