@@ -132,8 +132,8 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
     if test is None:
         row.reason = "no test has been declared yet"
         return []
-    if test["method"] == "parameters":
-        _parameters(row)
+    if test["method"] in ("parameters", "same size"):
+        _parameters(row, test.get("within"))
         return []
     if table.empty:
         row.reason = "the archive has no records"
@@ -210,9 +210,15 @@ def _names(groups) -> list[str]:
     return list(dict.fromkeys(name for group in groups for name in group))
 
 
-def _parameters(row: Verdict) -> None:
-    """Exact: the trainable counts of freshly built models."""
+def _parameters(row: Verdict, within: float | None) -> None:
+    """Exact: the trainable counts of freshly built models; or, with `within`, whether all are the same up to this share."""
     arms = study.get(row.study).arms
+    if within is not None:
+        row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
+        spread = max(row.ours.values()) / min(row.ours.values()) - 1
+        row.verdict = "reproduced" if spread <= within else "contradicted"
+        row.reason = f"the largest has {spread:.1%} more parameters than the smallest"
+        return
     row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
     row.ci = {arm: [n, n] for arm, n in row.ours.items()}
     wrong = [arm for arm in row.ours if row.ours[arm] != row.seed_value[arm]]
@@ -267,6 +273,8 @@ def _weakens(published: Comparison, repair: Comparison) -> bool:
     ratio, seed by seed, with p < 0.05 (sign flip, Bonferroni over pairs). Mere loss of significance is not enough."""
     if repair.verdict() in ("contradicted", "equivalent"):
         return True
+    if published.ratios.shape[1] != repair.ratios.shape[1]:  # another set of pairs: nothing to set against each other
+        return False
     change = (published.ratios - repair.ratios).dropna()
     return any(d.mean() < 0 and stats.sign_flip_p(d) * change.shape[1] < 0.05 for _, d in change.items())
 
@@ -280,7 +288,10 @@ def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:
     row.repairs |= {c.name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm} for c in repairs}
     holds = ("reproduced", "same direction")
     failing = [c for c in repairs if c.verdict() not in holds]
+    few = first.seeds < stats.MINIMUM
     row.reason = "; ".join(f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
-                           if repair["verdict"] not in holds)
+                           if few or repair["verdict"] not in holds)
+    if few:
+        row.reason = "; ".join(filter(None, (f"{first.seeds} seeds decide nothing", row.reason)))
     if row.verdict in holds and any(_weakens(first, c) for c in failing):
         row.verdict, row.reason = "confounded", f"holds as published; {row.reason}"

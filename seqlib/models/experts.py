@@ -11,6 +11,7 @@ Shapes: N tokens, D channels, E experts, F width of an expert.
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -33,6 +34,7 @@ class _Experts(torch.autograd.Function):
         return y.mul_(ctx.scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, up, down, inner, active, kept = ctx.saved_tensors
         dx, dup, ddown, dinner = torch.empty_like(x), torch.empty_like(up), torch.empty_like(down), torch.empty_like(inner)

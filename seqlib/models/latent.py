@@ -109,8 +109,8 @@ class LatentAttention(nn.Module):
 
     @property
     def cached_per_token(self) -> int:
-        """Numbers that decoding keeps a token; without a rank the keys and values themselves are the smaller choice."""
-        return self.rope + (self.H * (self.nope + self.v) if self.kv_rank is None else self.kv_rank)
+        """Numbers that decoding keeps a token: the rotary key, and the latent (without a rank, the input itself)."""
+        return self.rope + self.kv_up.in_features
 
     @property
     def pair_flop(self) -> int:

@@ -6,6 +6,7 @@ Shapes: N tokens, D channels, V vocabulary.
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 ROWS = 256  # tokens whose logits exist at once
 
@@ -14,8 +15,7 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     """Gradients are made on the way forward, while a block's logits exist, and only scaled on the way back."""
 
     @staticmethod
-    def forward(ctx, x, weight, targets):
-        wants_x, wants_weight, _ = ctx.needs_input_grad
+    def forward(ctx, x, weight, targets, wants_x, wants_weight):
         dx, dw = torch.empty_like(x) if wants_x else None, torch.empty_like(weight) if wants_weight else None
         total = x.new_zeros(())
         for start in range(0, len(x), ROWS):
@@ -35,12 +35,14 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, upstream):
         dx, dw = ctx.saved_tensors
-        return dx if dx is None else dx * upstream, dw if dw is None else dw * upstream, None
+        return dx if dx is None else dx * upstream, dw if dw is None else dw * upstream, None, None, None
 
 
 def blockwise_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum, in nats, of the cross-entropies of logits x W^T, for x (N, D), W (V, D), targets (N,). Differentiable in x and W; a
-    gradient that nobody wants is not computed."""
-    return _BlockwiseCrossEntropy.apply(x, weight, targets)
+    """Sum, in nats, of the cross-entropies of logits x W^T, for x (N, D), W (V, D), targets (N,). Differentiable once in x and
+    W; a gradient that nobody wants is not computed."""
+    wanted = torch.is_grad_enabled()
+    return _BlockwiseCrossEntropy.apply(x, weight, targets, wanted and x.requires_grad, wanted and weight.requires_grad)

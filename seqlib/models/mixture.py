@@ -7,8 +7,11 @@ not known.
 Shapes: B batch, T time, N tokens, D channels, V vocabulary.
 """
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,20 +40,28 @@ class Block(nn.Module):
 class MixtureLM(nn.Module):
     """`attention()` makes the attention of a block, `widths` gives the expert width of every block; `rate` is the dropout.
 
-    Weights start N(0, 0.02^2), biases at zero."""
+    Weights are those that `initialise(0)` makes."""
 
-    def __init__(self, V: int, D: int, attention: Callable[[], nn.Module], widths: list[int], E: int = 8, k: int = 2,
+    def __init__(self, V: int, D: int, attention: Callable[[], nn.Module], widths: Sequence[int], E: int = 8, k: int = 2,
                  rate: float = 0.1):
         super().__init__()
         self.D, self.rate = D, rate
         self.embed = nn.Embedding(V, D)
         self.blocks = nn.ModuleList(Block(D, attention(), Experts(D, F_, E, k, dropout=rate), rate) for F_ in widths)
         self.norm = nn.RMSNorm(D, eps=1e-6)
-        for module in self.modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+        self.initialise(0)
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> None:
+        """Weights N(0, 0.02^2), biases zero, norms one. Each weight has random numbers of its own, from the seed and its name:
+        two models with a seed share all weights that have the same name and shape, whatever else they have."""
+        for name, p in self.named_parameters():
+            if p.dim() > 1:
+                own = int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])  # 32 bits are used
+                if not p.is_meta:
+                    p.normal_(0, 0.02, generator=torch.Generator(p.device).manual_seed(own))
+            elif name.endswith("bias"):
+                p.zero_()
 
     def states(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, T) -> last states (B, T, D) and the mean load-balancing loss of the blocks times their number."""

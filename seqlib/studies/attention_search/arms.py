@@ -5,6 +5,7 @@ Widths of the thirteen are given at the published shape (512 channels, 8 heads) 
 channels, widths of a head with the channels of a head.
 """
 
+import functools
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from itertools import combinations
@@ -61,20 +62,21 @@ LATENT = {
 THIRTEEN = ("baseline", *LATENT)
 MATCHED = tuple(f"{name}-matched" for name in LATENT)
 
-FACTORS = {"L": "latent keys and values", "Q": "latent queries", "R": "half of the head rotary", "P": "interpolated positions",
-           "B": "bias"}
+FACTORS = {"L": "latent keys and values", "Q": "latent queries", "R": "rotary part twice as wide",
+           "P": "interpolated positions", "B": "bias"}
 RANK, Q_RANK, INTERPOLATED = Fraction(1, 8), Fraction(1, 8), 2.0  # of the channels; what P divides positions by
 # The half of the 2^5 design whose words have an even length: effects and pairs of factors are free of each other.
 FACTORIAL = tuple("-".join(("fair", "".join(chosen))) if chosen else "fair"
                   for n in (0, 2, 4) for chosen in combinations(FACTORS, n))
 RANKS = {f"fair-kv{share.denominator}": share for share in (Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2))}
-FAIR = (*FACTORIAL, *RANKS)
+ONE_KEY = "fair-onekey"  # no key of a head's own, as in the published configurations
+FAIR = (*FACTORIAL, *RANKS, ONE_KEY)
 ARMS = (*THIRTEEN, *MATCHED, *FAIR)
 
 
 def levels(arm: str) -> set[str]:
     """The factors that an arm of the factorial design has at their second level."""
-    return set(arm.partition("-")[2])
+    return set(arm.partition("-")[2]) if arm in FACTORIAL else {"L"} if arm in RANKS else set()
 
 
 def attention_of(arm: str, shape: Shape) -> Attention | None:
@@ -95,10 +97,10 @@ def attention_of(arm: str, shape: Shape) -> Attention | None:
 
 
 def _fair(arm: str, D: int, head: int) -> Attention:
-    """Keys of a head's width whatever the factors: what is not rotary is the head's own."""
-    has = {"L"} if arm in RANKS else levels(arm)
-    rope = Fraction(head, 2) if "R" in has else Fraction(head)
-    return Attention(Q_RANK * D if "Q" in has else None, RANKS.get(arm, RANK) * D if "L" in has else None, head - rope, rope,
+    """Every head has half its width of key of its own; the rotary key, which all heads share, has as much, or twice with R."""
+    has, half = levels(arm), Fraction(head, 2)
+    nope, rope = (0, 2 * half) if arm == ONE_KEY else (half, 2 * half if "R" in has else half)
+    return Attention(Q_RANK * D if "Q" in has else None, RANKS.get(arm, RANK) * D if "L" in has else None, nope, rope,
                      head, "B" in has, INTERPOLATED if "P" in has else 1.0)
 
 
@@ -112,29 +114,37 @@ def checked(arm: str, at: Attention) -> Attention:
 
 
 def build(arm: str, shape: Shape, rate: float = 0.1) -> MixtureLM:
-    """A model with weights from torch's global generator. Raises ValueError as `attention_of` does."""
+    """A model. Raises ValueError as `attention_of` and `matched_widths` do."""
     at = attention_of(arm, shape)
-    widths = matched_widths(arm, shape) if arm in MATCHED or arm in FAIR else [shape.F] * shape.L
-    return _model(at, shape, widths, rate)
+    return _model(at, shape, widths_of(arm, shape), rate)
 
 
-def _model(at: Attention | None, shape: Shape, widths: list[int], rate: float = 0.1) -> MixtureLM:
+def widths_of(arm: str, shape: Shape) -> tuple[int, ...]:
+    """Expert width of every block."""
+    return matched_widths(arm, shape) if arm in MATCHED or arm in FAIR else (shape.F,) * shape.L
+
+
+def _model(at: Attention | None, shape: Shape, widths: tuple[int, ...], rate: float = 0.1) -> MixtureLM:
     def attention():
         return RotaryAttention(shape.D, shape.H) if at is None else LatentAttention(shape.D, shape.H, **asdict(at))
 
     return MixtureLM(shape.V, shape.D, attention, widths, shape.E, shape.k, rate)
 
 
-def size(at: Attention | None, shape: Shape, widths: list[int]) -> int:
+def size(at: Attention | None, shape: Shape, widths: tuple[int, ...]) -> int:
     with torch.device("meta"):  # counts without weights
         return sum(p.numel() for p in _model(at, shape, widths).parameters())
 
 
-def matched_widths(arm: str, shape: Shape) -> list[int]:
+@functools.cache  # a plan asks for it once a run
+def matched_widths(arm: str, shape: Shape) -> tuple[int, ...]:
     """Expert width of every block that brings an arm to the parameters of the plain block at `shape`, to half of what one more
-    channel of all experts of one block adds. The first blocks get what does not divide."""
-    target = size(None, shape, [shape.F] * shape.L)
-    rest = size(attention_of(arm, shape), shape, [1] * shape.L)
+    channel of all experts of one block adds. The first blocks get what does not divide. Raises ValueError where the attention
+    alone has more parameters than the whole."""
+    target = size(None, shape, (shape.F,) * shape.L)
+    rest = size(attention_of(arm, shape), shape, (1,) * shape.L)
     one = 2 * shape.E * shape.D  # parameters of one more channel of all experts of one block
     channels = shape.L + round((target - rest) / one)
-    return [channels // shape.L + (i < channels % shape.L) for i in range(shape.L)]
+    if channels < shape.L:
+        raise ValueError(f"{arm}: its attention leaves no parameters for experts; raise d_ff ({shape.F})")
+    return tuple(channels // shape.L + (i < channels % shape.L) for i in range(shape.L))

@@ -66,7 +66,8 @@ class PlainModel(nn.Module):
         config = DeepseekV3Config(hidden_size=PUBLISHED.D, num_attention_heads=PUBLISHED.H, num_key_value_heads=PUBLISHED.H,
                                   q_lora_rank=at.q_rank, kv_lora_rank=at.kv_rank, qk_rope_head_dim=at.rope,
                                   qk_nope_head_dim=at.nope, v_head_dim=at.v, attention_bias=at.bias,
-                                  rope_scaling={"rope_type": "linear", "factor": at.factor}, attn_implementation="eager")
+                                  rope_scaling={"rope_type": "linear", "factor": at.factor}, rope_interleave=False,
+                                  attn_implementation="eager")
         self.embed, self.dropout = nn.Embedding(PUBLISHED.V, PUBLISHED.D), nn.Dropout(RATE)
         self.rotary, self.norm = DeepseekV3RotaryEmbedding(config), nn.RMSNorm(PUBLISHED.D)
         self.blocks = nn.ModuleList(PlainBlock(config, i) for i in range(PUBLISHED.L))

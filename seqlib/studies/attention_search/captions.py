@@ -4,17 +4,26 @@ import pandas as pd
 from scipy.stats import kendalltau
 
 from seqlib import show
-from seqlib.studies.attention_search import figures, texts
-from seqlib.studies.attention_search.arms import FACTORS, FAIR
-from seqlib.studies.attention_search.factors import at_best_rate
-from seqlib.studies.attention_search.page import NOT_YET, fair_effects, large, main_effects, seed_agreement, small
+from seqlib.studies.attention_search import figures
+from seqlib.studies.attention_search.arms import FACTORIAL, FACTORS, levels
+from seqlib.studies.attention_search.page import (
+    NOT_YET,
+    REPAIRED,
+    fair,
+    fair_effects,
+    large,
+    main_effects,
+    seed_agreement,
+    small,
+    span,
+)
 from seqlib.studies.attention_search.run import LONGER
 
 
 def show_protocols(records) -> None:
     """The thirteen at the published size, under both protocols."""
-    names = {"published": "as published", "repaired": "documents held out, same batches"}
-    panels = {names[p]: frame for p in texts.PROTOCOLS if len(frame := large(records, p))}
+    names = {"published": "as published", "repaired": REPAIRED}
+    panels = {names[p]: frame for p in names if len(frame := large(records, p))}
     if not panels:
         show.say(NOT_YET)
         return
@@ -28,6 +37,9 @@ def show_protocols(records) -> None:
 
 
 def show_live(frame: pd.DataFrame) -> None:
+    if frame.empty:
+        show.say(NOT_YET)
+        return
     last = frame.groupby("arm").val_loss_nats.mean().sort_values()
     show.figure(lambda: figures.ranks({"live": frame}, "val_loss_nats", "validation loss, nats"), name="search-live",
                 data=frame[["arm", "seed", "val_loss_nats"]], alt="Validation loss of the live runs by configuration.",
@@ -44,10 +56,10 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
 def show_long(records) -> None:
     """X10: what becomes of the order after fifty steps."""
     frame = small(records)
-    if frame.empty or frame.seed.nunique() < 2:
+    data = curves(frame) if len(frame) else frame
+    if data.empty or data.seed.nunique() < 2 or data.x.nunique() < 2:
         show.say(NOT_YET)
         return
-    data = curves(frame)
     gap = data.groupby(["x", "arm"]).value.mean().unstack("arm")
     centred = data.assign(value=data.value - data.groupby(["x", "seed"]).value.transform("mean"))
     show.figure(lambda: figures.lines(centred, "steps", "validation loss less the mean of the thirteen, nats"),
@@ -62,10 +74,18 @@ def show_long(records) -> None:
                 alt="Agreement of the order of the thirteen with the last step's and with other seeds', by steps.",
                 caption=f"The order after {first} steps agrees with that after {last:,} with a tau of "
                         f"{mean[FINAL, first]:+.2f}, and with other seeds' order after {first} steps "
-                        f"{mean[OTHERS, first]:+.2f} (after {last:,}: {mean[OTHERS, last]:+.2f}). Band: range of the seeds.")
+                        f"{mean[OTHERS, first]:+.2f} (after {last:,}: {mean[OTHERS, last]:+.2f}); {between(told)}. Band: range "
+                        "of the seeds; of agreement between seeds the mean alone.")
 
 
-FINAL, OTHERS = "with the same seed's order at the last step", "with other seeds' order at the same step"
+FIRST, FINAL = "with the same seed's order at the first step", "with the same seed's order at the last step"
+OTHERS = "with other seeds' order at the same step"
+
+
+def between(told: pd.DataFrame) -> str:
+    """How the first order agrees with later ones."""
+    first = told[told.what == FIRST].groupby("x").value.mean()
+    return "with that after " + ", ".join(f"{x:,} steps {tau:+.2f}" for x, tau in first.items())
 
 
 def agreements(data: pd.DataFrame) -> pd.DataFrame:
@@ -73,13 +93,15 @@ def agreements(data: pd.DataFrame) -> pd.DataFrame:
     wide = data.pivot(index="arm", columns=["seed", "x"], values="value")
     last = data.x.max()
     rows = [(FINAL, x, seed, kendalltau(wide[seed, x], wide[seed, last]).statistic) for seed, x in wide if x != last]
+    first = data.x.min()
+    rows += [(FIRST, x, seed, kendalltau(wide[seed, x], wide[seed, first]).statistic) for seed, x in wide if x != first]
     rows += [(OTHERS, x, 0, seed_agreement(own, "value")) for x, own in data.groupby("x")]
     return pd.DataFrame(rows, columns=["what", "x", "seed", "value"])
 
 
 def show_effects(records) -> None:
     """The fair search's main effects and pairs."""
-    if small(records, FAIR).empty:
+    if fair(records).empty:
         show.say(NOT_YET)
         return
     told = fair_effects(records)
@@ -91,13 +113,13 @@ def show_effects(records) -> None:
 
 def show_lengths(records) -> None:
     """Trained at T, evaluated at T, 2T, 4T: with and without interpolation, in training and in evaluation."""
-    frame = small(records, FAIR)
+    frame = fair(records)
     if frame.empty:
         show.say(NOT_YET)
         return
-    frame = at_best_rate(frame)
-    frame = frame.assign(trained=frame.arm.str.partition("-")[2].str.contains("P").map(
-        {True: "interpolated in training", False: "plain in training"}))
+    frame = frame[frame.arm.isin(FACTORIAL)]
+    frame = frame.assign(trained=frame.arm.map(
+        lambda arm: "interpolated in training" if "P" in levels(arm) else "plain in training"))
     rows = []
     for trained, own in frame.groupby("trained", sort=False):
         for evaluated, suffix in (("evaluated as trained", ""), ("interpolated further", "_interpolated")):
@@ -112,5 +134,11 @@ def show_lengths(records) -> None:
     show.figure(lambda: figures.bands(told, "context given, in contexts of the training", "loss on the same targets, nats"),
                 name="search-lengths", data=told,
                 alt="Loss on the same targets by the context given, with and without position interpolation.",
-                caption=f"What four times the context changes, nats: {changes}. Mean over the fair search's arms; band: range "
-                        "of the seeds.")
+                caption=f"What four times the context changes, nats: {changes}. Interpolation in training changes the loss by "
+                        f"{trained_effect(records)}. Mean over the sixteen arms of the design; band: range of the seeds.")
+
+
+def trained_effect(records) -> str:
+    """The main effect of interpolated positions at every context of the evaluation."""
+    told = {x: fair_effects(records, f"val_loss_nats_{x}x").set_index("effect").loc["P"] for x in LONGER}
+    return ", ".join(f"{span(row['mean'], row.low, row.high)} at {x}T" for x, row in told.items())

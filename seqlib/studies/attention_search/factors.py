@@ -10,13 +10,9 @@ from seqlib.studies.attention_search.arms import FACTORIAL, FACTORS, levels
 
 
 def best_rates(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.Series:
-    """The learning rate with the lowest mean of `metric` for every arm."""
-    return frame.groupby(["arm", "lr"])[metric].mean().unstack("lr").idxmin(axis=1)
-
-
-def at_best_rate(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFrame:
-    """The rows of every arm at its own best learning rate."""
-    return frame[frame.lr == frame.arm.map(best_rates(frame, metric))]
+    """The learning rate with the lowest mean of `metric` for every arm, over the seeds that all rates have."""
+    shared = set.intersection(*(set(own.seed) for _, own in frame.groupby("lr")))
+    return frame[frame.seed.isin(shared)].groupby(["arm", "lr"])[metric].mean().unstack("lr").idxmin(axis=1)
 
 
 def contrasts(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFrame:
@@ -31,7 +27,7 @@ def contrasts(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFram
 
 def effects(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFrame:
     """A row an effect: mean, 95% interval over seeds, p by sign flips, adjusted by Holm over the factors and, apart from them,
-    over the pairs (which would leave eight seeds nothing to find)."""
+    over the pairs."""
     table = contrasts(frame, metric)
     rows = [(name, len(own), own.mean(), *stats.bca_interval(own), stats.sign_flip_p(own)) for name, own in table.items()]
     told = pd.DataFrame(rows, columns=["effect", "seeds", "mean", "low", "high", "p"])

@@ -8,14 +8,26 @@ from scipy.stats import kendalltau
 
 from seqlib import claims, show
 from seqlib.studies.attention_search import texts
-from seqlib.studies.attention_search.arms import FACTORS, FAIR, PUBLISHED, RANKS, THIRTEEN, attention_of, build, matched_widths
-from seqlib.studies.attention_search.factors import at_best_rate, best_rates, effects
+from seqlib.studies.attention_search.arms import (
+    FACTORS,
+    FAIR,
+    MATCHED,
+    ONE_KEY,
+    PUBLISHED,
+    RANKS,
+    THIRTEEN,
+    attention_of,
+    build,
+    matched_widths,
+)
+from seqlib.studies.attention_search.factors import best_rates, effects
 from seqlib.study import get
 from seqlib.summaries import interval, own_verdicts
 
 NAME = "attention_search"
 DOCUMENT = claims.load()[NAME]["claims"]["X02"]["seed"]
 NOT_YET = "The archive has no runs of this yet."
+REPAIRED = "documents held out, the same seed and batches"
 BYTES = 4  # of a number in single precision
 
 
@@ -28,11 +40,6 @@ def small(records, arms=THIRTEEN, protocol: str = "repaired") -> pd.DataFrame:
     """Records of some arms at the small size."""
     return _frame(r for r in records if r.spec["vocabulary"] < PUBLISHED.V and r.spec["arm"] in arms
                   and r.spec["protocol"] == protocol)
-
-
-def after(frame: pd.DataFrame, steps: int) -> pd.DataFrame:
-    """The same runs with the validation loss that they had after `steps`."""
-    return frame if frame.empty else frame.assign(val_loss_nats=frame[f"val_loss_nats_step{steps}"])
 
 
 def _frame(records) -> pd.DataFrame:
@@ -101,27 +108,34 @@ def seed_agreement(frame: pd.DataFrame, metric: str = "val_loss_nats") -> float:
     return float(np.mean([kendalltau(wide[a], wide[b]).statistic for a, b in combinations(wide, 2)]))
 
 
-def with_document(frame: pd.DataFrame) -> float:
+def show_luck(frames: dict[str, pd.DataFrame], title: str) -> None:
+    """How much of a ranking is luck, a row a protocol: spread of the arms' means, what is left of an arm's loss from seed to
+    seed when the mean of all arms is taken out, and how far orders agree."""
+    rows = []
+    for label, frame in frames.items():
+        if frame.empty or frame.seed.nunique() < 2:
+            continue
+        means, shift = frame.groupby("arm").val_loss_nats.mean(), frame.groupby("seed").val_loss_nats.transform("mean")
+        rows.append({"protocol": label, "seeds": frame.seed.nunique(), "spread of the arms": means.std(ddof=0),
+                     "from seed to seed": (frame.val_loss_nats - shift).groupby(frame.arm).std().mean(),
+                     "tau of two seeds": seed_agreement(frame), "tau with the document": with_document(means),
+                     "trained on": f"{frame.train_windows_overlap.mean():.1%}"})
+    show.table(pd.DataFrame(rows), title) if rows else show.say(NOT_YET)
+
+
+def with_document(means: pd.Series) -> float:
     """Kendall's tau between the document's order and that of our means."""
-    means = frame.groupby("arm").val_loss_nats.mean()
-    return float(kendalltau([DOCUMENT[a] for a in means.index], means).statistic)
+    return float(kendalltau([DOCUMENT[arm] for arm in means.index], means).statistic)
 
 
-def luck(published: pd.DataFrame, repaired: pd.DataFrame) -> str:
-    """How much of the ranking is luck: agreement of its order between seeds, with the document, and between protocols."""
-    if published.empty or repaired.empty or min(published.seed.nunique(), repaired.seed.nunique()) < 2:
-        return NOT_YET
-    orders = [f.groupby("arm").val_loss_nats.mean() for f in (published, repaired)]
-    spread = [f.groupby("seed").val_loss_nats.std().mean() for f in (published, repaired)]
-    noise = [f.groupby("arm").val_loss_nats.std().mean() for f in (published, repaired)]
-    both = kendalltau(*(order.sort_index() for order in orders)).statistic
-    return ("As published, two seeds agree on the order of the thirteen with a Kendall's tau of "
-            f"{seed_agreement(published):+.2f}, with the same batches for every arm {seed_agreement(repaired):+.2f} (1 is the "
-            f"same order, 0 nothing in common); our means agree with the document's order {with_document(published):+.2f} and "
-            f"{with_document(repaired):+.2f}, and with each other {both:+.2f}. The spread over arms within a seed is "
-            f"{spread[0]:.4f} nats as published and {spread[1]:.4f} repaired; that over seeds within an arm {noise[0]:.4f} and "
-            f"{noise[1]:.4f}. Of the tokens of a published validation window {published.train_windows_overlap.mean():.0%} were "
-            f"trained on.")
+def short(records) -> dict[str, pd.DataFrame]:
+    """The thirteen at the small size after the published number of steps, under every protocol."""
+    steps = get(NAME).parameters("full").steps
+    long = small(records)
+    if not long.empty:
+        long = long.assign(val_loss_nats=long[f"val_loss_nats_step{steps}"])
+    return {"as published": small(records, protocol="published"),
+            "the same weights' seed and batches for all arms": small(records, protocol="shared"), REPAIRED: long}
 
 
 def rates(records) -> str:
@@ -129,21 +143,29 @@ def rates(records) -> str:
     frame = small(records, FAIR)
     if frame.empty:
         return NOT_YET
-    chosen = best_rates(frame)
-    counts = chosen.value_counts()
-    return "Best learning rate by mean validation loss: " + ", ".join(
-        f"{rate:g} for {n} of {len(chosen)} arms" for rate, n in counts.items()) + "."
+    chosen, tried = best_rates(frame), sorted(frame.lr.unique())
+    counts, n = chosen.value_counts(), frame[frame.lr == tried[0]].seed.nunique()
+    edge = sum(rate in (tried[0], tried[-1]) for rate in chosen)
+    return (f"Learning rates {', '.join(f'{rate:g}' for rate in tried)}, {n} seeds: the lowest mean validation loss is at "
+            + ", ".join(f"{rate:g} for {k} of {len(chosen)} arms" for rate, k in counts.items())
+            + (f"; for {edge} it is the last of those tried, so a better one may lie beyond." if edge else "."))
+
+
+def fair(records) -> pd.DataFrame:
+    """The fair search's runs at its main learning rate."""
+    frame = small(records, FAIR)
+    return frame if frame.empty else frame[frame.lr == get(NAME).parameters("full").small_lr]
 
 
 def fair_effects(records, metric: str = "val_loss_nats") -> pd.DataFrame:
-    return effects(at_best_rate(small(records, FAIR), metric), metric)
+    return effects(fair(records), metric)
 
 
 def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     """The answer in one line, for the front page."""
     x03, x10 = verdicts["X03"], verdicts["X10"]
     told = f"RoPE scaling as the winning change: {x03.verdict}. Fifty steps tell which mechanism to use: {x10.verdict}"
-    if small(records, FAIR).empty:
+    if fair(records).empty:
         return told + "."
     return f"{told}. {main_effects(records)}"
 
@@ -154,7 +176,7 @@ def main_effects(records) -> str:
     table = table[table.effect.isin(FACTORS)]
     clear = table[table.p_holm < 0.05].sort_values("mean", key=abs, ascending=False)
     none = [FACTORS[e] for e in table.effect if e not in set(clear.effect)]
-    told = "; ".join(f"{FACTORS[effect]} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    told = "; ".join(f"{FACTORS[effect]} {span(mean, low, high)}"
                      for effect, mean, low, high in clear[["effect", "mean", "low", "high"]].itertuples(index=False))
     sentence = f"In one block at equal parameters, over {table.seeds.min()} paired seeds, in nats: {told or 'no clear effect'}"
     return sentence + (f"; no clear effect of {', '.join(none)}." if none and told else ".")
@@ -163,9 +185,34 @@ def main_effects(records) -> str:
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
     rows = own_verdicts(NAME)
-    fair = "" if small(records, FAIR).empty else f" **The fair search:** {main_effects(records)}"
-    return (f"**RoPE scaling as the winning change: {rows['X03'].verdict}. rope_small lowest: {rows['X02'].verdict}. Fifty "
-            f"steps tell which mechanism to use: {rows['X10'].verdict}.**{fair}")
+    search = "" if fair(records).empty else f" **The fair search:** {main_effects(records)}"
+    return (f"**The published top five: {rows['X02'].verdict}. RoPE scaling as the winning change: {rows['X03'].verdict}. "
+            f"Fifty steps tell which mechanism to use: {rows['X10'].verdict}.**{search}")
+
+
+def matched(records) -> str:
+    """X09's experiment: what matching parameters does to the order of the twelve latent configurations."""
+    as_is, alike = small(records), small(records, MATCHED)
+    if as_is.empty or alike.empty:
+        return NOT_YET
+    metric = f"val_loss_nats_step{alike.steps.iloc[0]}"
+    wide = [f.assign(arm=f.arm.str.removesuffix("-matched")).pivot(index="seed", columns="arm", values=metric)
+            for f in (as_is[as_is.arm != "baseline"], alike)]
+    before, after = (w.loc[wide[0].index.intersection(wide[1].index), sorted(wide[1])] for w in wide)
+    tau = [kendalltau(a, b).statistic for a, b in zip(before.to_numpy(), after.to_numpy())]
+    change = (after - before).mean().sort_values()
+    return ("With parameters matched through the experts' width the order of the twelve agrees with that of the published "
+            f"widths with a Kendall's tau of {interval(pd.Series(tau), 2)}; matching moves {change.index[0]} by "
+            f"{change.iloc[0]:+.4f} and {change.index[-1]} by {change.iloc[-1]:+.4f} nats.")
+
+
+def describe_archive(records) -> str:
+    """Which text and tokenizers the archived runs had."""
+    used = sorted({(r.provenance["data"], r.provenance["tokenizer"]) for r in records})
+    text = "; ".join(f"{name}, tokens of {tokenizer}" for name, tokenizer in used)
+    stand_in = any(name != texts.TEXTS[0] for name, _ in used)
+    note = " The document's text is cosmopedia-v2: its orders compare, its losses do not." if stand_in else ""
+    return f"Archived runs: {text}.{note}"
 
 
 def describe_data(name: str, V: int) -> str:
@@ -179,21 +226,22 @@ def describe_data(name: str, V: int) -> str:
 
 def describe_live(records, trained) -> str:
     machine, seconds = records[0].provenance["machine"], sum(r.metrics["seconds"] for r in records)
-    new = len({r.key for r in trained} & {r.key for r in records})
-    return (f"{len(records)} runs of {records[0].spec['steps']} steps at the small size, {new} of them trained now: "
-            f"{seconds:.0f} s of training on {machine['cpu']}, {machine['cores']} cores.")
+    new, steps = len({r.key for r in trained} & {r.key for r in records}), sorted({r.spec["steps"] for r in records})
+    return (f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {new} of them trained now: {seconds:.0f} s of "
+            f"training on {machine['cpu']}, {machine['cores']} cores.")
 
 
 def meaning(records) -> str:
     """The reading of the verdicts, with the effects they rest on."""
-    v, kept = own_verdicts(NAME), {arm: cached(arm) * BYTES / 1024 for arm in ("baseline", "lora_small", "enhanced_xl")}
+    v, kept = own_verdicts(NAME), {arm: cached(arm) * BYTES / 1024 for arm in THIRTEEN}
+    latent = [kb for arm, kb in kept.items() if arm != "baseline"]
     return "\n".join([f"- **Size.** X01 is {v['X01'].verdict}: parameters span {min(v['X01'].ours.values()):,} to "
-             f"{max(v['X01'].ours.values()):,}, so the size is not fixed. X09 is {v['X09'].verdict}{_effect(v['X09'])}.",
+             f"{max(v['X01'].ours.values()):,}, so the size is not fixed. X09 is {v['X09'].verdict}. {matched(records)}",
              f"- **Ranking.** X02 is {v['X02'].verdict}, X03 {v['X03'].verdict}, X04 {v['X04'].verdict}, X05 "
              f"{v['X05'].verdict}, X06 {v['X06'].verdict}.",
              f"- **Fifty steps.** X10 is {v['X10'].verdict}{_effect(v['X10'])}.",
-             f"- **Memory.** X08 is {v['X08'].verdict}. While decoding the latent configurations keep {kept['lora_small']:.0f} "
-             f"to {kept['enhanced_xl']:.0f} KB a token, the baseline {kept['baseline']:.0f}: that is what the latents are for, "
+             f"- **Memory.** X08 is {v['X08'].verdict}. While decoding the latent configurations keep {min(latent):.0f} to "
+             f"{max(latent):.0f} KB a token, the baseline {kept['baseline']:.0f}: that is what the latents are for, "
              "and training does not show it."])
 
 
@@ -201,17 +249,21 @@ def _effect(row: claims.Verdict) -> str:
     if not row.ci:
         return ""
     name, effect = next(iter(row.ours.items()))
-    low, high = row.ci[name]
-    return f" ({name}: {effect:+.4f} [{low:+.4f}, {high:+.4f}])"
+    return f" ({name}: {span(effect, *row.ci[name])})"
+
+
+def span(mean: float, low: float, high: float) -> str:
+    """An effect with its interval; alone where one seed gives none."""
+    return f"{mean:+.4f}" if np.isnan(low) else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def show_ranks(records) -> None:
     """Latent rank against loss, all else full."""
-    frame = small(records, (*RANKS, "fair"))
+    frame = fair(records)
     if frame.empty:
         return
-    rows = [{"latent rank / channels": str(RANKS.get(arm, "full")), "arm": arm, "seeds": len(own),
-             "loss, nats [95% CI]": interval(own.val_loss_nats, 4),
+    rows = [{"arm": arm, "latent rank / channels": str(RANKS.get(arm, "full")), "own key": "no" if arm == ONE_KEY else "yes",
+             "seeds": len(own), "loss, nats [95% CI]": interval(own.val_loss_nats, 4),
              "numbers kept a token": own.cached_numbers_per_token.iloc[0]}
-            for arm, own in at_best_rate(frame).groupby("arm")]
-    show.table(pd.DataFrame(rows), "Rank of the latent, all else full")
+            for arm, own in ((arm, frame[frame.arm == arm]) for arm in ("fair", ONE_KEY, *RANKS)) if len(own)]
+    show.table(pd.DataFrame(rows), "Rank of the latent, and one key for all heads; all else as in fair")

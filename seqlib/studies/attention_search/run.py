@@ -47,14 +47,16 @@ def train_and_describe(spec, alone: bool) -> Record:
     keep_freed_memory()
     began, clock = time.time(), time.perf_counter()
     text = texts.load(spec.text, spec.vocabulary)
-    parts = texts.split(spec.text, spec.vocabulary, spec.protocol, spec.seed, spec.context, spec.batch)
+    parts = texts.split(spec.text, spec.vocabulary, spec.protocol, spec.seed, spec.context)
     random = texts.stream(spec.protocol, spec.seed, spec.arm)
     weights_seed, dropout_seed = random.integers(0, 2**31, 2).tolist()
     firsts = parts.train[random.integers(0, len(parts.train), (spec.steps, spec.batch))]
     held_out = windows_of(text, parts, spec)
+    if spec.arm in FAIR:  # a text too short for the longest evaluation is refused before the training
+        texts.split(spec.text, spec.vocabulary, spec.protocol, spec.seed, LONGER[-1] * spec.context)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(weights_seed)
         model = build(spec.arm, spec.shape).to(device())
+        model.initialise(weights_seed)
         torch.manual_seed(dropout_seed)
         curves = train(model, lambda i: texts.windows(text.tokens, firsts[i], spec.context), spec,
                        lambda: evaluate(model, held_out))
@@ -146,7 +148,7 @@ def longer(model: MixtureLM, text, spec) -> dict[str, float]:
     """Loss on the same targets (the last `context` of every window of four contexts) given one, two and four contexts; and with
     positions divided, on top of the arm's own factor, by how much longer the window is than those trained on."""
     T, long = spec.context, LONGER[-1] * spec.context
-    parts = texts.split(spec.text, spec.vocabulary, spec.protocol, spec.seed, long, spec.batch)
+    parts = texts.split(spec.text, spec.vocabulary, spec.protocol, spec.seed, long)
     metrics = {}
     for times in LONGER:
         windows = [texts.windows(text.tokens, parts.validation[i : i + spec.batch] + long - times * T, times * T)

@@ -5,18 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from seqlib.record import Spec
-from seqlib.studies.attention_search.arms import (
-    ARMS,
-    FAIR,
-    MATCHED,
-    PUBLISHED,
-    SMALL,
-    THIRTEEN,
-    Shape,
-    attention_of,
-    matched_widths,
-    size,
-)
+from seqlib.studies.attention_search.arms import ARMS, FAIR, PUBLISHED, SMALL, THIRTEEN, Shape, attention_of, size, widths_of
 from seqlib.studies.attention_search.texts import PROTOCOLS, TEXTS, choose
 from seqlib.study import Params, known_arms
 
@@ -53,24 +42,25 @@ class SearchSpec(Spec):
         if self.top_k > self.experts:
             raise ValueError(f"top_k {self.top_k} is above the number of experts, {self.experts}")
         attention_of(self.arm, self.shape)
+        widths_of(self.arm, self.shape)
         return self
 
 
 class SearchParams(Params):
     """`arms` of the thirteen train at the published shape under both protocols, with `published_seeds` and `repaired_seeds`.
     At the small shape the same arms train for `long_steps` under the repaired protocol with `small_seeds`, for `steps` under
-    the published one with `small_published_seeds`, with parameters matched for `fair_steps` with `matched_seeds`; and the fair
-    search's arms with `fair_seeds` at each of `fair_rates`."""
+    both others with `short_seeds`, with parameters matched for `fair_steps` with `matched_seeds`; and the fair search's arms
+    with `fair_seeds` at `small_lr`, with `rate_seeds` at each of `rates`."""
 
     text: Literal[("auto", *TEXTS)] = "auto"
-    arms: list[str] = Field(default=list(THIRTEEN), max_length=len(THIRTEEN))
+    arms: list[str] = Field(default=list(THIRTEEN), min_length=1, max_length=len(THIRTEEN))
     context: Annotated[int, Field(ge=2, le=8192)] = 256
     batch: Annotated[int, Field(ge=1, le=4096)] = 4
     steps: Steps = 50
     lr: Rate = 1e-4
     published_seeds: Count = 0
     repaired_seeds: Count = 0
-    vocabulary: Annotated[int, Field(ge=300, le=PUBLISHED.V)] = SMALL.V
+    vocabulary: Annotated[int, Field(ge=300, lt=PUBLISHED.V)] = SMALL.V
     d_model: Annotated[int, Field(ge=8, le=8192)] = SMALL.D
     layers: Annotated[int, Field(ge=1, le=128)] = SMALL.L
     heads: Annotated[int, Field(ge=1, le=128)] = SMALL.H
@@ -79,13 +69,14 @@ class SearchParams(Params):
     small_batch: Annotated[int, Field(ge=1, le=4096)] = 8
     small_lr: Rate = 1e-3
     small_seeds: Count = 1
-    small_published_seeds: Count = 0
+    short_seeds: Count = 0
     long_steps: Steps = 200
     matched_seeds: Count = 0
     fair_arms: list[str] = Field(default=list(FAIR), max_length=len(FAIR))
     fair_seeds: Count = 0
     fair_steps: Steps = 500
-    fair_rates: list[Rate] = Field(default=[1e-3], min_length=1, max_length=10)
+    rate_seeds: Count = 0
+    rates: list[Rate] = Field(default=[], max_length=10)
 
     @field_validator("arms", "fair_arms")
     @classmethod
@@ -94,9 +85,16 @@ class SearchParams(Params):
 
     @model_validator(mode="after")
     def divides(self):
-        for arm in (*self.arms, *self.fair_arms):
-            attention_of(arm, self.small_shape)
+        if not any(getattr(self, name) for name in type(self).model_fields if name.endswith("_seeds")):
+            raise ValueError("all numbers of seeds are 0, so nothing would run; raise small_seeds")
+        for arm in (*self.arms, *self.fair_arms, *self.matched):
+            widths_of(arm, self.small_shape)
         return self
+
+    @property
+    def matched(self) -> list[str]:
+        """The arms of the thirteen with their parameters matched; the baseline needs no matching."""
+        return [f"{arm}-matched" for arm in self.arms if arm != "baseline"] if self.matched_seeds else []
 
     @property
     def small_shape(self) -> Shape:
@@ -110,15 +108,15 @@ def specs_of(params: SearchParams) -> list[SearchSpec]:
     small = {"text": text, "vocabulary": params.vocabulary, "d_model": params.d_model, "layers": params.layers,
              "heads": params.heads, "d_ff": params.d_ff, "context": params.small_context, "batch": params.small_batch,
              "lr": params.small_lr, "protocol": "repaired"}
-    matched = [name for name in MATCHED if name.removesuffix("-matched") in params.arms]
     specs = [SearchSpec(arm=a, seed=s, **small, steps=params.long_steps)
              for s in range(params.small_seeds) for a in params.arms]
-    specs += [SearchSpec(arm=a, seed=s, **small | {"protocol": "published"}, steps=params.steps)
-              for s in range(params.small_published_seeds) for a in params.arms]
+    specs += [SearchSpec(arm=a, seed=s, **small | {"protocol": protocol}, steps=params.steps)
+              for s in range(params.short_seeds) for protocol in ("published", "shared") for a in params.arms]
     specs += [SearchSpec(arm=a, seed=s, **small, steps=params.fair_steps)
-              for s in range(params.matched_seeds) for a in matched]
+              for s in range(params.matched_seeds) for a in params.matched]
     specs += [SearchSpec(arm=a, seed=s, **small | {"lr": lr}, steps=params.fair_steps)
-              for s in range(params.fair_seeds) for lr in params.fair_rates for a in params.fair_arms]
+              for lr, seeds in [(params.small_lr, params.fair_seeds), *((rate, params.rate_seeds) for rate in params.rates)]
+              for s in range(seeds) for a in params.fair_arms]
     for protocol, seeds in (("published", params.published_seeds), ("repaired", params.repaired_seeds)):
         specs += [SearchSpec(arm=a, seed=s, protocol=protocol, **large) for s in range(seeds) for a in params.arms]
     return list({spec.key: spec for spec in specs}.values())
@@ -127,6 +125,5 @@ def specs_of(params: SearchParams) -> list[SearchSpec]:
 def parameter_counts(arm: str) -> dict[str, int]:
     """Of the thirteen at the published shape, of the others at the small one. All are trained."""
     shape = PUBLISHED if arm in THIRTEEN else SMALL
-    widths = [shape.F] * shape.L if arm in THIRTEEN else matched_widths(arm, shape)
-    n = size(attention_of(arm, shape), shape, widths)
+    n = size(attention_of(arm, shape), shape, widths_of(arm, shape))
     return {"trainable": n, "total": n}

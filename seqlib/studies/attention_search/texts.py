@@ -1,8 +1,8 @@
 """Texts of documents as token numbers, their splits and the batches drawn from them.
 
-Two protocols. `published`: one stream, a random tenth of all windows (which overlap with those trained on) for validation, and
-each arm at another place of one stream of random numbers. `repaired`: whole documents held out, and the same weights' seed and
-batches for every arm.
+Three protocols. `published`: one stream of tokens, a random tenth of all windows (which overlap with those trained on) for
+validation, and each arm at another place of one stream of random numbers. `shared`: the same windows, but the same seed of the
+weights and the same batches for every arm. `repaired`: as `shared`, with whole documents held out.
 """
 
 import functools
@@ -21,9 +21,9 @@ from seqlib.store import write_atomically
 from seqlib.studies.attention_search.arms import ARMS, PUBLISHED
 
 TEXTS = (smollm.CORPUS, plays.ALL)
-PROTOCOLS = ("published", "repaired")
+PROTOCOLS = ("published", "shared", "repaired")
 LIMIT = {smollm.CORPUS: 1_000_000}  # tokens, as published
-BATCHES = {"published": 10, "repaired": 40}  # of validation; the document has 10
+VALIDATION = 20_480  # tokens; the document has four times as many
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def choose() -> str:
 def load(name: str, V: int) -> Text:
     """A text in V tokens: SmolLM's vocabulary at V 49,152, else byte-level BPE trained on its training documents."""
     documents = Path(data.locate(name).path).read_text(encoding="utf-8").split(smollm.BREAK)
-    label, tokenizer = smollm_tokenizer() if V == PUBLISHED.V else (f"BPE of {V}", own_tokenizer(name, documents, V))
+    label, tokenizer = f"BPE of {V}", None if V == PUBLISHED.V else own_tokenizer(name, documents, V)
+    if tokenizer is None:
+        label, tokenizer = tokenizer_source(), Tokenizer.from_file(data.locate(tokenizer_source()).path)
     parts = [np.array(encoded.ids, np.int32) for encoded in tokenizer.encode_batch(documents)]
     bounds = np.minimum(np.cumsum([0, *map(len, parts)]), LIMIT.get(name, 2**62))
     bounds = bounds[: np.searchsorted(bounds, bounds[-1]) + 1]  # documents beyond the limit fall away
@@ -60,20 +62,20 @@ def load(name: str, V: int) -> Text:
     return Text(name, label, hashlib.sha256(tokens.tobytes()).hexdigest(), torch.from_numpy(tokens.astype(np.int64)), bounds)
 
 
-def smollm_tokenizer() -> tuple[str, Tokenizer]:
-    """SmolLM's, or SmolLM2's as its stand-in."""
+@functools.cache
+def tokenizer_source() -> str:
+    """SmolLM's tokenizer where it can be had, else SmolLM2's."""
     try:
-        found = data.locate(smollm.TOKENIZER)
+        return data.locate(smollm.TOKENIZER).name
     except data.WrongFile:
         raise
     except SeqlibError:
-        found = data.locate(smollm.STAND_IN)
-    return found.name, Tokenizer.from_file(found.path)
+        return data.locate(smollm.STAND_IN).name
 
 
 def own_tokenizer(name: str, documents: list[str], V: int) -> Tokenizer:
     """Kept in the cache under the hash of what it was trained on."""
-    held = held_out(len(documents))
+    held = held_out(len(documents))  # of all; those beyond the limit are not in any split
     training = [text for i, text in enumerate(documents) if i not in held]
     key = hashlib.sha256("\f".join([str(V), *training]).encode()).hexdigest()[:16]
     path = data.cache() / "tokenizers" / f"{name}-{key}.json"
@@ -88,36 +90,34 @@ def own_tokenizer(name: str, documents: list[str], V: int) -> Tokenizer:
 
 
 def held_out(documents: int) -> set[int]:
-    """A tenth of the documents, the same for every seed and arm; at least one. Raises SeqlibError on fewer than two."""
+    """Every tenth document, the same for every seed and arm, however many follow. Raises SeqlibError on fewer than two."""
     if documents < 2:
         raise SeqlibError("the text has one document, and a split wants two; use another text")
-    chosen = np.random.default_rng(0).choice(documents, max(1, round(documents / 10)), replace=False)
-    return set(chosen.tolist())
+    return set(range(0, documents, 10))
 
 
 @dataclass(frozen=True)
 class Split:
-    """First tokens of the windows to train on and of those to validate on (at most BATCHES of them, in order)."""
+    """First tokens of the windows to train on and of those to validate on (some VALIDATION tokens of them, in order)."""
 
     train: np.ndarray
     validation: np.ndarray
 
 
 @functools.lru_cache(maxsize=4)
-def split(name: str, V: int, protocol: str, seed: int, T: int, batch: int) -> Split:
+def split(name: str, V: int, protocol: str, seed: int, T: int) -> Split:
     """Raises SeqlibError where the text is too short for windows of T + 1 tokens."""
-    text = load(name, V)
-    if protocol == "published":
+    text, count = load(name, V), max(1, VALIDATION // T)
+    if protocol != "repaired":
         starts = np.random.default_rng([seed, 1]).permutation(max(0, len(text.tokens) - T))
         cut = len(starts) // 10
-        train, validation = starts[cut:], starts[: min(cut, BATCHES[protocol] * batch)]
+        train, validation = starts[cut:], starts[: min(cut, count)]
     else:
         held = held_out(len(text.bounds) - 1)
         spans = [(i, np.arange(a, max(a, b - T))) for i, (a, b) in enumerate(zip(text.bounds, text.bounds[1:]))]
         train = np.concatenate([starts for i, starts in spans if i not in held])
         apart = np.concatenate([starts[::T] for i, starts in spans if i in held])  # windows do not overlap
-        count = min(len(apart), BATCHES[protocol] * batch)
-        validation = apart[np.linspace(0, len(apart) - 1, count).astype(int)]
+        validation = apart[np.linspace(0, len(apart) - 1, min(len(apart), count)).astype(int)]
     if not len(train) or not len(validation):
         raise SeqlibError(f"text {name}: too short for windows of {T + 1} tokens; lower the context")
     return Split(train, validation)
