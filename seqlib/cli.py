@@ -154,7 +154,7 @@ def bench(name, as_json):
 @JSON
 @example("seqlib data airline")
 def data(name, as_json):
-    """Where each data set was found, and its sha256; fetches it if absent."""
+    """Where each data set was found, and its sha256. One that is named is fetched if absent."""
     from seqlib.data import rows
 
     show(rows(name), as_json)

