@@ -40,9 +40,12 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def interval(values, digits: int = 1) -> str:
-    """`mean [low, high]` with a 95% interval of the mean; the mean alone of fewer than two values."""
+    """`mean [low, high]` with a 95% interval of the mean; `mean (lowest to highest)` of too few values for an interval, the
+    mean alone of one."""
     if len(values) < 2:
         return f"{np.mean(values):.{digits}f}"
+    if len(values) < stats.MINIMUM:
+        return f"{np.mean(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"
     low, high = stats.bca_interval(values)
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
