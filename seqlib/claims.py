@@ -294,4 +294,5 @@ def _conclude(row: Verdict, comparisons: list[Comparison]) -> None:
     if few:
         row.reason = "; ".join(filter(None, (f"{first.seeds} seeds decide nothing", row.reason)))
     if row.verdict in holds and any(_weakens(first, c) for c in failing):
-        row.verdict, row.reason = "confounded", f"holds as published; {row.reason}"
+        compared = "first compared" if row.kind == "pending" else "published"  # the document left a pending claim empty
+        row.verdict, row.reason = "confounded", f"holds as {compared}; {row.reason}"
