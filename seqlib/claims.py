@@ -213,14 +213,13 @@ def _names(groups) -> list[str]:
 def _parameters(row: Verdict, within: float | None) -> None:
     """Exact: the trainable counts of freshly built models; or, with `within`, whether all are the same up to this share."""
     arms = study.get(row.study).arms
+    row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
+    row.ci = {arm: [n, n] for arm, n in row.ours.items()}
     if within is not None:
-        row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
         spread = max(row.ours.values()) / min(row.ours.values()) - 1
         row.verdict = "reproduced" if spread <= within else "contradicted"
         row.reason = f"the largest has {spread:.1%} more parameters than the smallest"
         return
-    row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
-    row.ci = {arm: [n, n] for arm, n in row.ours.items()}
     wrong = [arm for arm in row.ours if row.ours[arm] != row.seed_value[arm]]
     row.verdict = "contradicted" if wrong else "reproduced"
     row.reason = f"differs for {', '.join(wrong)}" if wrong else "all counts agree to the unit"

@@ -140,3 +140,13 @@ def test_exact_counts_are_compared_to_the_unit():
     assert claims.study_verdicts("airline", {"A01": entry}, pd.DataFrame())[0].verdict == "reproduced"
     wrong = {**entry, "seed": {**entry["seed"], "gru": 37890}}
     assert claims.study_verdicts("airline", {"A01": wrong}, pd.DataFrame())[0].verdict == "contradicted"
+
+
+def test_a_fixed_size_holds_only_where_all_counts_are_the_same():
+    claim = {"kind": "mechanism", "says": "x", "seed": {"rope": 33665, "sinusoidal": 33665}, "test": {"method": "same size"}}
+    claim["test"]["within"] = 0.01
+    same = claims.study_verdicts("airline", {"Z01": claim}, table())[0]
+    assert same.verdict == "reproduced" and same.ci == {"rope": [33665, 33665], "sinusoidal": [33665, 33665]}
+    claim["seed"]["lstm"] = 50497
+    other = claims.study_verdicts("airline", {"Z01": claim}, table())[0]
+    assert other.verdict == "contradicted" and other.reason == "the largest has 50.0% more parameters than the smallest"
