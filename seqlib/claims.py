@@ -190,14 +190,13 @@ def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) ->
         rows = table[(table[list(where)] == pd.Series(where)).all(axis=1)]
         rows = rows[rows.arm.isin(column.get("over", [column.get("arm", name)]))]
         metric = column.get("metric", test.get("metric"))
-        if "over" in column:
-            used |= set(rows.index)
-            wide[name] = stats.over_arms(rows, column["statistic"], metric, len(column["over"]))
-            continue
-        if rows.seed.duplicated().any():
+        if rows.duplicated(["arm", "seed"]).any():
             raise SeqlibError(f"claims.yaml: column {name!r} matches several records of one seed; narrow its `where`")
         used |= set(rows.index)
-        wide[name] = pd.Series(dtype=float) if rows.empty else rows.set_index("seed").eval(metric)
+        if "over" in column:
+            wide[name] = stats.over_arms(rows, column["statistic"], metric, len(column["over"]))
+        else:
+            wide[name] = pd.Series(dtype=float) if rows.empty else rows.set_index("seed").eval(metric)
     wide = pd.DataFrame(wide)
     for name, formula in given.items():
         if isinstance(formula, str):

@@ -213,6 +213,19 @@ def locate(name: str) -> Located:
     return DATA[name]()
 
 
+def first(*names: str) -> Located:
+    """The first of some data sets that can be had, the last being a stand-in. A file that is there and is not the right one is
+    an error, no reason to take the next. Raises SeqlibError where none can be had."""
+    for name in names[:-1]:
+        try:
+            return locate(name)
+        except WrongFile:
+            raise
+        except SeqlibError:
+            continue
+    return locate(names[-1])
+
+
 def rows(name: str | None = None) -> list[dict]:
     """JSON-ready rows for one data set, which is fetched if absent, or for all, which are listed and not fetched: one that is
     not there says so instead of where it is."""

@@ -8,6 +8,7 @@ import pandas as pd
 from seqlib import claims, ledger, stats
 from seqlib.study import get
 
+NOT_YET = "The archive has no runs of this yet."
 VERDICT_COLUMNS = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
                    "probability": "P(A better)", "says": "the document says", "reason": "why"}
 
@@ -37,6 +38,24 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean and BCa interval of a metric by arm, lowest mean first."""
     rows = [(arm, len(v), v.mean(), *stats.bca_interval(v)) for arm, v in frame.groupby("arm")[metric]]
     return pd.DataFrame(rows, columns=["arm", "seeds", "mean", "low", "high"]).sort_values("mean", ignore_index=True)
+
+
+def span(mean: float, low: float, high: float) -> str:
+    """An effect with its interval; alone where one seed gives none."""
+    return f"{mean:+.4f}" if np.isnan(low) else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def first_effect(row: claims.Verdict) -> str:
+    """The effect of a claim's first pair with its interval."""
+    name, effect = next(iter(row.ours.items()))
+    return span(effect, *row.ci[name])
+
+
+def trained_now(records, trained) -> str:
+    """How many of the live `records` the notebook has `trained` itself, how long all took, and where."""
+    machine, seconds = records[0].provenance["machine"], sum(r.metrics["seconds"] for r in records)
+    new = len({r.key for r in trained} & {r.key for r in records})
+    return f"{new} of them trained now: {seconds:.0f} s of training on {machine['cpu']}, {machine['cores']} cores."
 
 
 def interval(values, digits: int = 1) -> str:

@@ -1,6 +1,9 @@
-"""Listing data sets, as against fetching one."""
+"""Listing data sets, as against fetching one; and taking the first that can be had."""
+
+import pytest
 
 from seqlib import data
+from seqlib.errors import SeqlibError
 
 
 def test_listing_fetches_nothing_and_says_how_to(monkeypatch, tmp_path):
@@ -14,3 +17,18 @@ def test_listing_fetches_nothing_and_says_how_to(monkeypatch, tmp_path):
     assert set(absent) == set(data.DATA) - {"airline"}
     assert all(rows[name]["source"] == f"not fetched yet; `seqlib data {name}` does it" for name in absent)
     assert not data._listing.get()
+
+
+def test_the_first_that_can_be_had_is_taken_and_a_wrong_file_is_never_passed_over(monkeypatch):
+    def absent():
+        raise SeqlibError("nowhere")
+
+    def wrong():
+        raise data.WrongFile("another file")
+
+    monkeypatch.setattr(data, "DATA", {"absent": absent, "wrong": wrong, "airline": data.airline})
+    assert data.first("absent", "airline").name == "airline"
+    with pytest.raises(data.WrongFile, match="another file"):
+        data.first("absent", "wrong", "airline")
+    with pytest.raises(SeqlibError, match="nowhere"):
+        data.first("absent")

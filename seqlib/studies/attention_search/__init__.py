@@ -11,7 +11,7 @@ from seqlib.study import Study
 
 def data(specs: list[SearchSpec]) -> list[str]:
     large = any(spec.vocabulary == PUBLISHED.V for spec in specs)
-    return sorted({spec.text for spec in specs}) + ([texts.tokenizer_source()] if large else [])
+    return sorted({spec.text for spec in specs}) + ([texts.smollm_tokenizer().name] if large else [])
 
 
 def headline(records: list[Record], verdicts: dict) -> str:

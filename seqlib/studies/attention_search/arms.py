@@ -113,10 +113,11 @@ def checked(arm: str, at: Attention) -> Attention:
     return Attention(**{k: int(v) if isinstance(v, Fraction) else v for k, v in asdict(at).items()})
 
 
-def build(arm: str, shape: Shape, rate: float = 0.1) -> MixtureLM:
-    """A model. Raises ValueError as `attention_of` and `matched_widths` do."""
-    at = attention_of(arm, shape)
-    return _model(at, shape, widths_of(arm, shape), rate)
+def build(arm: str, shape: Shape, seed: int = 0, device: str = "cpu") -> MixtureLM:
+    """A model with the weights of a seed. Raises ValueError as `attention_of` and `matched_widths` do."""
+    model = outline(attention_of(arm, shape), shape, widths_of(arm, shape)).to_empty(device=device)
+    model.initialise(seed)
+    return model
 
 
 def widths_of(arm: str, shape: Shape) -> tuple[int, ...]:
@@ -124,16 +125,17 @@ def widths_of(arm: str, shape: Shape) -> tuple[int, ...]:
     return matched_widths(arm, shape) if arm in MATCHED or arm in FAIR else (shape.F,) * shape.L
 
 
-def _model(at: Attention | None, shape: Shape, widths: tuple[int, ...], rate: float = 0.1) -> MixtureLM:
+def outline(at: Attention | None, shape: Shape, widths: tuple[int, ...]) -> MixtureLM:
+    """A model without weights (on the meta device), to count by and to fill."""
     def attention():
         return RotaryAttention(shape.D, shape.H) if at is None else LatentAttention(shape.D, shape.H, **asdict(at))
 
-    return MixtureLM(shape.V, shape.D, attention, widths, shape.E, shape.k, rate)
+    with torch.device("meta"):
+        return MixtureLM(shape.V, shape.D, attention, widths, shape.E, shape.k)
 
 
 def size(at: Attention | None, shape: Shape, widths: tuple[int, ...]) -> int:
-    with torch.device("meta"):  # counts without weights
-        return sum(p.numel() for p in _model(at, shape, widths).parameters())
+    return sum(p.numel() for p in outline(at, shape, widths).parameters())
 
 
 @functools.cache  # a plan asks for it once a run

@@ -7,7 +7,6 @@ from seqlib import show
 from seqlib.studies.attention_search import figures
 from seqlib.studies.attention_search.arms import FACTORIAL, FACTORS, levels
 from seqlib.studies.attention_search.page import (
-    NOT_YET,
     REPAIRED,
     fair,
     fair_effects,
@@ -15,9 +14,9 @@ from seqlib.studies.attention_search.page import (
     main_effects,
     seed_agreement,
     small,
-    span,
 )
 from seqlib.studies.attention_search.run import LONGER
+from seqlib.summaries import NOT_YET, span
 
 
 def show_protocols(records) -> None:

@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from seqlib.show import ink
-from seqlib.studies.attention_search.arms import FAIR, THIRTEEN
+from seqlib.studies.attention_search.arms import FAIR
 
 _PALETTE = sns.color_palette("colorblind")
 FAMILY = {"baseline": 7, "lora": 0, "enhanced": 1, "rope": 2, "bias": 4}
@@ -35,7 +35,7 @@ def ranks(panels: dict[str, pd.DataFrame], metric: str, label: str) -> Figure:
     return figure
 
 
-def lines(data: pd.DataFrame, xlabel: str, ylabel: str, arms=THIRTEEN) -> Figure:
+def lines(data: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     """Mean over seeds of `value` against `x`, one line an arm, named at its end."""
     figure, ax = plt.subplots(figsize=(9, 4.2))
     means = data.groupby(["arm", "x"]).value.mean().unstack("arm")

@@ -4,7 +4,7 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from seqlib import show
-from seqlib.studies.attention_search.arms import PUBLISHED, Attention, size
+from seqlib.studies.attention_search.arms import PUBLISHED, Attention, outline, size
 
 LONG = 131_072  # tokens
 START = Attention(None, 64, 0, 32, 48, factor=1.5)  # rope_small
@@ -12,9 +12,9 @@ START = Attention(None, 64, 0, 32, 48, factor=1.5)  # rope_small
 
 def describe(at: Attention) -> str:
     """A latent attention at the published size against the plain block, in words."""
-    shape = PUBLISHED
-    plain, ours = (size(a, shape, [shape.F] * shape.L) for a in (None, at))
-    kept, whole = shape.L * ((at.kv_rank or shape.H * (at.nope + at.v)) + at.rope), shape.L * 2 * shape.D
+    widths = (PUBLISHED.F,) * PUBLISHED.L
+    plain, ours = (size(each, PUBLISHED, widths) for each in (None, at))
+    whole, kept = (outline(each, PUBLISHED, widths).cached_per_token for each in (None, at))
     gb = LONG * 4 / 2**30  # in single precision
     return (f"{ours:,} parameters, {ours - plain:+,} against the plain block. Decoding keeps {kept:,} numbers a token, "
             f"the plain block {whole:,} ({kept / whole:.1%}): for a context of {LONG:,} tokens {gb * kept:.1f} GB in single "

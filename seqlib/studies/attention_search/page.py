@@ -1,5 +1,6 @@
 """What the attention search's page says, computed from records: tables and sentences with numbers."""
 
+import functools
 from itertools import combinations
 
 import numpy as np
@@ -17,33 +18,29 @@ from seqlib.studies.attention_search.arms import (
     RANKS,
     THIRTEEN,
     attention_of,
-    build,
-    matched_widths,
+    outline,
+    size,
+    widths_of,
 )
 from seqlib.studies.attention_search.factors import best_rates, effects
 from seqlib.study import get
-from seqlib.summaries import interval, own_verdicts
+from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, span, trained_now
 
 NAME = "attention_search"
 DOCUMENT = claims.load()[NAME]["claims"]["X02"]["seed"]
-NOT_YET = "The archive has no runs of this yet."
 REPAIRED = "documents held out, the same seed and batches"
 BYTES = 4  # of a number in single precision
 
 
 def large(records, protocol: str) -> pd.DataFrame:
     """Records at the published size under one protocol."""
-    return _frame(r for r in records if r.spec["vocabulary"] == PUBLISHED.V and r.spec["protocol"] == protocol)
+    return claims.frame(r for r in records if r.spec["vocabulary"] == PUBLISHED.V and r.spec["protocol"] == protocol)
 
 
 def small(records, arms=THIRTEEN, protocol: str = "repaired") -> pd.DataFrame:
     """Records of some arms at the small size."""
-    return _frame(r for r in records if r.spec["vocabulary"] < PUBLISHED.V and r.spec["arm"] in arms
-                  and r.spec["protocol"] == protocol)
-
-
-def _frame(records) -> pd.DataFrame:
-    return claims.frame(list(records))
+    return claims.frame(r for r in records if r.spec["vocabulary"] < PUBLISHED.V and r.spec["arm"] in arms
+                        and r.spec["protocol"] == protocol)
 
 
 def configurations() -> pd.DataFrame:
@@ -59,21 +56,21 @@ def configurations() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@functools.cache
 def cached(arm: str) -> int:
     """Numbers that decoding keeps a token at the published size, all layers."""
-    at = attention_of(arm, PUBLISHED)
-    return PUBLISHED.L * (2 * PUBLISHED.D if at is None else at.kv_rank + at.rope)
+    return outline(attention_of(arm, PUBLISHED), PUBLISHED, widths_of(arm, PUBLISHED)).cached_per_token
 
 
 def factorial() -> pd.DataFrame:
     """The fair search's arms at the small size."""
     shape, rows = get(NAME).parameters("full").small_shape, []
     for arm in FAIR:
-        at, widths = attention_of(arm, shape), matched_widths(arm, shape)
+        at, widths = attention_of(arm, shape), widths_of(arm, shape)
         rows.append({"arm": arm, "query rank": at.q_rank or "full", "latent rank": at.kv_rank or "full", "own key": at.nope,
                      "rotary": at.rope, "positions / by": at.factor, "bias": "yes" if at.bias else "",
                      "expert width": "\N{EN DASH}".join(map(str, sorted(set(widths)))),
-                     "parameters": f"{sum(p.numel() for p in build(arm, shape).parameters()):,}"})
+                     "parameters": f"{size(at, shape, widths):,}"})
     return pd.DataFrame(rows)
 
 
@@ -225,36 +222,25 @@ def describe_data(name: str, V: int) -> str:
 
 
 def describe_live(records, trained) -> str:
-    machine, seconds = records[0].provenance["machine"], sum(r.metrics["seconds"] for r in records)
-    new, steps = len({r.key for r in trained} & {r.key for r in records}), sorted({r.spec["steps"] for r in records})
-    return (f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {new} of them trained now: {seconds:.0f} s of "
-            f"training on {machine['cpu']}, {machine['cores']} cores.")
+    steps = sorted({r.spec["steps"] for r in records})
+    return f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {trained_now(records, trained)}"
 
 
 def meaning(records) -> str:
     """The reading of the verdicts, with the effects they rest on."""
     v, kept = own_verdicts(NAME), {arm: cached(arm) * BYTES / 1024 for arm in THIRTEEN}
     latent = [kb for arm, kb in kept.items() if arm != "baseline"]
-    return "\n".join([f"- **Size.** X01 is {v['X01'].verdict}: parameters span {min(v['X01'].ours.values()):,} to "
-             f"{max(v['X01'].ours.values()):,}, so the size is not fixed. X09 is {v['X09'].verdict}. {matched(records)}",
-             f"- **Ranking.** X02 is {v['X02'].verdict}, X03 {v['X03'].verdict}, X04 {v['X04'].verdict}, X05 "
-             f"{v['X05'].verdict}, X06 {v['X06'].verdict}.",
-             f"- **Fifty steps.** X10 is {v['X10'].verdict}{_effect(v['X10'])}.",
-             f"- **Memory.** X08 is {v['X08'].verdict}. While decoding the latent configurations keep {min(latent):.0f} to "
-             f"{max(latent):.0f} KB a token, the baseline {kept['baseline']:.0f}: that is what the latents are for, "
-             "and training does not show it."])
-
-
-def _effect(row: claims.Verdict) -> str:
-    if not row.ci:
-        return ""
-    name, effect = next(iter(row.ours.items()))
-    return f" ({name}: {span(effect, *row.ci[name])})"
-
-
-def span(mean: float, low: float, high: float) -> str:
-    """An effect with its interval; alone where one seed gives none."""
-    return f"{mean:+.4f}" if np.isnan(low) else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    x10 = f" ({next(iter(v['X10'].ours))}: {first_effect(v['X10'])})" if v["X10"].ci else ""
+    return "\n".join([
+        f"- **Size.** X01 is {v['X01'].verdict}: parameters span {min(v['X01'].ours.values()):,} to "
+        f"{max(v['X01'].ours.values()):,}, so the size is not fixed. X09 is {v['X09'].verdict}. {matched(records)}",
+        f"- **Ranking.** X02 is {v['X02'].verdict}, X03 {v['X03'].verdict}, X04 {v['X04'].verdict}, X05 {v['X05'].verdict}, "
+        f"X06 {v['X06'].verdict}.",
+        f"- **Fifty steps.** X10 is {v['X10'].verdict}{x10}.",
+        f"- **Memory.** X08 is {v['X08'].verdict}. While decoding the latent configurations keep {min(latent):.0f} to "
+        f"{max(latent):.0f} KB a token, the baseline {kept['baseline']:.0f}: that is what the latents are for, and training "
+        "does not show it.",
+    ])
 
 
 def show_ranks(records) -> None:

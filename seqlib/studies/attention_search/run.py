@@ -3,12 +3,12 @@
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from multiprocessing import get_context
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from seqlib.allocator import keep_freed_memory
 from seqlib.errors import SeqlibError
@@ -55,26 +55,23 @@ def train_and_describe(spec, alone: bool) -> Record:
     if spec.arm in FAIR:  # a text too short for the longest evaluation is refused before the training
         texts.split(spec.text, spec.vocabulary, spec.protocol, spec.seed, LONGER[-1] * spec.context)
     with torch.random.fork_rng(devices=[]):
-        model = build(spec.arm, spec.shape).to(device())
-        model.initialise(weights_seed)
+        model = build(spec.arm, spec.shape, weights_seed, device())
         torch.manual_seed(dropout_seed)
-        curves = train(model, lambda i: texts.windows(text.tokens, firsts[i], spec.context), spec,
-                       lambda: evaluate(model, held_out))
-    step = float(np.median(curves["step_seconds"]))
+        curves, times, peak_mb = train(model, lambda i: texts.windows(text.tokens, firsts[i], spec.context), spec,
+                                       lambda: evaluate(model, held_out))
+    step, cpu = np.median(times, 0)
     metrics = {"val_loss_nats": curves["val_loss"][-1], "val_accuracy": curves["val_accuracy"][-1],
                "train_loss_nats": float(np.mean(curves["train_loss"][-LAST:])),
-               "seconds": sum(curves["step_seconds"]), "step_seconds": step,
-               "step_cpu_seconds": float(np.median(curves.pop("step_cpu_seconds"))),
+               "seconds": sum(seconds for seconds, _ in times), "step_seconds": step, "step_cpu_seconds": cpu,
                "tokens_per_second": spec.batch * spec.context / step,
                "parameters": sum(p.numel() for p in model.parameters()),
                "flop_per_token": model.flop_per_token(spec.context), "cached_numbers_per_token": model.cached_per_token,
                "train_windows_overlap": overlap(firsts, parts, spec.context)}
     if alone:
-        metrics["step_peak_mb"] = curves.pop("peak_mb")
+        metrics["step_peak_mb"] = peak_mb
     metrics |= {f"val_loss_nats_step{n}": v for n, v in zip(curves["val_steps"], curves["val_loss"])}
     if spec.arm in FAIR:
         metrics |= longer(model, text, spec)
-    curves = {k: v for k, v in curves.items() if k in ("train_loss", "val_steps", "val_loss", "val_accuracy")}
     source = provenance(MODULES, text.sha256, data=text.name, tokenizer=text.tokenizer, started_unix=round(began),
                         wall_seconds=round(time.perf_counter() - clock, 3))
     return Record.of(spec, metrics, curves, source)
@@ -84,10 +81,11 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def train(model: MixtureLM, batches, spec, validate) -> dict[str, list]:
-    """Curves of a training run; `peak_mb` is the memory that its first three steps took at most."""
+def train(model: MixtureLM, batches, spec, validate) -> tuple[dict[str, list], list[tuple[float, float]], float]:
+    """Curves of a training run, seconds and processor seconds of each step, and the memory, MiB, that its first three steps
+    took at most."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=DECAY, fused=True)
-    curves = {name: [] for name in ("train_loss", "step_seconds", "step_cpu_seconds", "val_steps", "val_loss", "val_accuracy")}
+    curves, times, peak = {name: [] for name in ("train_loss", "val_steps", "val_loss", "val_accuracy")}, [], 0.0
     model.train()
     for i in range(spec.steps):
         x, y = (part.to(device()) for part in batches(i))
@@ -98,18 +96,17 @@ def train(model: MixtureLM, batches, spec, validate) -> dict[str, list]:
         (loss + BALANCE * balance).backward()
         optimizer.step()
         curves["train_loss"].append(float(loss.detach()))
-        curves["step_seconds"].append(time.perf_counter() - started)
-        curves["step_cpu_seconds"].append(time.process_time() - cpu)
+        times.append((time.perf_counter() - started, time.process_time() - cpu))
         if not curves["train_loss"][-1] < float("inf"):
             raise SeqlibError(f"attention_search/{spec.arm} seed {spec.seed}: training loss is {curves['train_loss'][-1]} "
                               f"at step {i + 1}; lower lr ({spec.lr})")
         if i < 3:
-            curves["peak_mb"] = torch.cuda.max_memory_allocated() / 2**20 if device() == "cuda" else peak_rss_mb()
+            peak = torch.cuda.max_memory_allocated() / 2**20 if device() == "cuda" else peak_rss_mb()
         if i + 1 in EVALUATED or i + 1 == spec.steps:
             loss, accuracy = validate()
             for name, value in (("val_steps", i + 1), ("val_loss", loss), ("val_accuracy", accuracy)):
                 curves[name].append(value)
-    return curves
+    return curves, times, peak
 
 
 def windows_of(text, parts, spec) -> list[tuple[Tensor, Tensor]]:
@@ -118,29 +115,20 @@ def windows_of(text, parts, spec) -> list[tuple[Tensor, Tensor]]:
             for i in range(0, len(parts.validation), spec.batch)]
 
 
-@contextmanager
-def evaluating(model: nn.Module):
-    """Neither dropout, noise nor gradients."""
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train()
-
-
+@torch.no_grad()
 def evaluate(model: MixtureLM, batches, last: int | None = None) -> tuple[float, float]:
     """Loss in nats and accuracy over all targets of the batches, or over the `last` targets of every window."""
     total = right = count = 0.0
-    with evaluating(model):
-        for x, y in batches:
-            states, _ = model.states(x.to(device()))
-            states, y = (states, y) if last is None else (states[:, -last:], y[:, -last:])
-            for rows, targets in zip(states.flatten(0, 1).split(ROWS), y.flatten().to(device()).split(ROWS)):
-                logits = rows @ model.embed.weight.T
-                total += float(nn.functional.cross_entropy(logits, targets, reduction="sum"))
-                right += int((logits.argmax(-1) == targets).sum())
-                count += len(targets)
+    model.eval()  # neither dropout nor router noise
+    for x, y in batches:
+        states, _ = model.states(x.to(device()))
+        states, y = (states, y) if last is None else (states[:, -last:], y[:, -last:])
+        for rows, targets in zip(states.flatten(0, 1).split(ROWS), y.flatten().to(device()).split(ROWS)):
+            logits = rows @ model.embed.weight.T
+            total += float(F.cross_entropy(logits, targets, reduction="sum"))
+            right += int((logits.argmax(-1) == targets).sum())
+            count += len(targets)
+    model.train()
     return total / count, right / count
 
 

@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from seqlib.record import Spec
-from seqlib.studies.attention_search.arms import ARMS, FAIR, PUBLISHED, SMALL, THIRTEEN, Shape, attention_of, size, widths_of
+from seqlib.studies.attention_search.arms import ARMS, FAIR, PUBLISHED, SMALL, THIRTEEN, Shape, attention_of, outline, widths_of
 from seqlib.studies.attention_search.texts import PROTOCOLS, TEXTS, choose
-from seqlib.study import Params, known_arms
+from seqlib.study import Params, count_parameters, known_arms
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -125,5 +125,4 @@ def specs_of(params: SearchParams) -> list[SearchSpec]:
 def parameter_counts(arm: str) -> dict[str, int]:
     """Of the thirteen at the published shape, of the others at the small one. All are trained."""
     shape = PUBLISHED if arm in THIRTEEN else SMALL
-    n = size(attention_of(arm, shape), shape, widths_of(arm, shape))
-    return {"trainable": n, "total": n}
+    return count_parameters(lambda: outline(attention_of(arm, shape), shape, widths_of(arm, shape)))

@@ -37,40 +37,30 @@ class Text:
     bounds: np.ndarray
 
 
-@functools.cache
 def choose() -> str:
     """The published text where it can be had, else the stand-in."""
-    try:
-        return data.locate(TEXTS[0]).name
-    except data.WrongFile:
-        raise
-    except SeqlibError:
-        return data.locate(TEXTS[1]).name
+    return data.first(*TEXTS).name
+
+
+def smollm_tokenizer() -> data.Located:
+    """SmolLM's tokenizer where it can be had, else SmolLM2's."""
+    return data.first(smollm.TOKENIZER, smollm.STAND_IN)
 
 
 @functools.cache
 def load(name: str, V: int) -> Text:
     """A text in V tokens: SmolLM's vocabulary at V 49,152, else byte-level BPE trained on its training documents."""
     documents = Path(data.locate(name).path).read_text(encoding="utf-8").split(smollm.BREAK)
-    label, tokenizer = f"BPE of {V}", None if V == PUBLISHED.V else own_tokenizer(name, documents, V)
-    if tokenizer is None:
-        label, tokenizer = tokenizer_source(), Tokenizer.from_file(data.locate(tokenizer_source()).path)
+    if V == PUBLISHED.V:
+        found = smollm_tokenizer()
+        label, tokenizer = found.name, Tokenizer.from_file(found.path)
+    else:
+        label, tokenizer = f"BPE of {V}", own_tokenizer(name, documents, V)
     parts = [np.array(encoded.ids, np.int32) for encoded in tokenizer.encode_batch(documents)]
     bounds = np.minimum(np.cumsum([0, *map(len, parts)]), LIMIT.get(name, 2**62))
     bounds = bounds[: np.searchsorted(bounds, bounds[-1]) + 1]  # documents beyond the limit fall away
     tokens = np.concatenate(parts)[: bounds[-1]]
     return Text(name, label, hashlib.sha256(tokens.tobytes()).hexdigest(), torch.from_numpy(tokens.astype(np.int64)), bounds)
-
-
-@functools.cache
-def tokenizer_source() -> str:
-    """SmolLM's tokenizer where it can be had, else SmolLM2's."""
-    try:
-        return data.locate(smollm.TOKENIZER).name
-    except data.WrongFile:
-        raise
-    except SeqlibError:
-        return data.locate(smollm.STAND_IN).name
 
 
 def own_tokenizer(name: str, documents: list[str], V: int) -> Tokenizer:

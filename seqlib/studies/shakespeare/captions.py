@@ -9,7 +9,7 @@ from seqlib.studies.shakespeare.page import DOCUMENT, MAIN, chosen, frame_of
 from seqlib.studies.shakespeare.specs import TOKENS
 from seqlib.studies.shakespeare.train import GROUP
 from seqlib.study import get
-from seqlib.summaries import curve_frame, interval, quantiles
+from seqlib.summaries import NOT_YET, curve_frame, interval, quantiles
 
 
 def each(values: pd.Series, form: str) -> str:
@@ -17,7 +17,6 @@ def each(values: pd.Series, form: str) -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 
 
-NOT_YET = "The archive has no runs of this yet."
 
 
 def progress(records, against: str) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from seqlib import claims, show
 from seqlib.studies.shakespeare import corpus
 from seqlib.studies.shakespeare.arms import ARMS, build
 from seqlib.studies.shakespeare.run import SAMPLED
-from seqlib.summaries import interval, own_verdicts
+from seqlib.summaries import first_effect, interval, own_verdicts, span, trained_now
 
 MAIN = ("lstm", "additive", "transformer")
 PUBLISHED = claims.load()["shakespeare"]["settings"]
@@ -74,18 +74,11 @@ def samples(records, arms=MAIN, **settings) -> pd.DataFrame:
                          for r in first for t, text in zip(SAMPLED, r.curves["samples"])])
 
 
-def apart(row: claims.Verdict) -> str:
-    """The effect of a claim's first pair with its interval."""
-    name, effect = next(iter(row.ours.items()))
-    low, high = row.ci[name]
-    return f"{effect:+.4f} [{low:+.4f}, {high:+.4f}]"
-
-
 def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     """The answer in one line, for the front page."""
     s04, s11 = verdicts["S04"], verdicts["S11"]
-    return (f"Attention on top of the LSTM: {s04.verdict} ({apart(s04)} in perplexity). Transformer "
-            f"instead: {s11.verdict} ({apart(s11)} nats against the LSTM with attention, at equal parameters, "
+    return (f"Attention on top of the LSTM: {s04.verdict} ({first_effect(s04)} in perplexity). Transformer "
+            f"instead: {s11.verdict} ({first_effect(s11)} nats against the LSTM with attention, at equal parameters, "
             "steps and learning rate).")
 
 
@@ -94,10 +87,10 @@ def answer(records) -> str:
     rows, means = own_verdicts("shakespeare"), frame_of(records).groupby("arm").val_loss_nats.mean()
     s04, s11 = rows["S04"], rows["S11"]
     return (f"**Attention on top of the LSTM: {s04.verdict}.** Over {s04.seeds} paired seeds the final perplexity differs by "
-            f"{apart(s04)} (loss {means['lstm']:.4f} without, {means['additive']:.4f} with attention; the document has "
+            f"{first_effect(s04)} (loss {means['lstm']:.4f} without, {means['additive']:.4f} with attention; the document has "
             f"{DOCUMENT['lstm']} and {DOCUMENT['additive']}). **A transformer instead: {s11.verdict}.** With the parameters of "
             f"the LSTM with attention, the same steps and the same learning rate its loss is {means['transformer']:.4f}, "
-            f"{apart(s11)} nats from that of the LSTM with attention. {time_matched(s11)}")
+            f"{first_effect(s11)} nats from that of the LSTM with attention. {time_matched(s11)}")
 
 
 def time_matched(row: claims.Verdict) -> str:
@@ -105,8 +98,8 @@ def time_matched(row: claims.Verdict) -> str:
     repair = row.repairs["time matched to the LSTM"]
     if repair["verdict"] == "not run":
         return "The transformer that takes the LSTM's time a step has not been run."
-    (effect,), ((low, high),) = repair["ours"].values(), repair["ci"].values()
-    return (f"With about the LSTM's time a step a transformer differs from the LSTM by {effect:+.4f} [{low:+.4f}, {high:+.4f}] "
+    (effect,), (ends,) = repair["ours"].values(), repair["ci"].values()
+    return (f"With about the LSTM's time a step a transformer differs from the LSTM by {span(effect, *ends)} "
             f"({repair['verdict']}).")
 
 
@@ -121,11 +114,9 @@ def describe_data(name: str) -> str:
 
 
 def describe_live(records, trained) -> str:
-    machine, seconds = records[0].provenance["machine"], sum(r.metrics["seconds"] for r in records)
     steps, full = records[0].spec["epochs"] * records[0].spec["epoch_steps"], PUBLISHED["epochs"] * PUBLISHED["epoch_steps"]
-    new = len({r.key for r in trained} & {r.key for r in records})
-    return (f"{len(records)} runs of {steps:,} steps (the document: {full:,}) on {records[0].spec['corpus']}, {new} of them "
-            f"trained now: {seconds:.0f} s of training on {machine['cpu']}, {machine['cores']} cores.")
+    return (f"{len(records)} runs of {steps:,} steps (the document: {full:,}) on {records[0].spec['corpus']}, "
+            + trained_now(records, trained))
 
 
 def meaning(records) -> str:
