@@ -48,6 +48,7 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | None =
     shown = frame.copy()
     for column in shown.select_dtypes("float"):
         shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else float(f"{x:.{digits}g}"))
+    shown = shown.fillna("")
     corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
     itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
                  style="width:100%", columnDefs=[{"targets": list(shown).index(wide), "width": width}] if wide else [])

@@ -48,11 +48,10 @@ def configurations() -> pd.DataFrame:
     rows = []
     for arm in THIRTEEN:
         at, count = attention_of(arm, PUBLISHED), get(NAME).arms[arm]()["total"]
-        rows.append({"arm": arm, "query rank": "" if at is None else at.q_rank or "full",
-                     "latent rank": "" if at is None else at.kv_rank, "rotary": 64 if at is None else at.rope,
-                     "value": 64 if at is None else at.v, "bias": "yes" if at and at.bias else "",
+        rows.append({"arm": arm, "ranks: query, latent": "" if at is None else f"{at.q_rank or 'full'}, {at.kv_rank}",
+                     "rotary, value": "64, 64" if at is None else f"{at.rope}, {at.v}", "bias": "yes" if at and at.bias else "",
                      "positions / by": at.factor if at and at.factor > 1 else "", "parameters": f"{count:,}",
-                     "cache, KB a token": cached(arm) * BYTES / 1024})
+                     "KB a token": cached(arm) * BYTES / 1024})
     return pd.DataFrame(rows)
 
 
