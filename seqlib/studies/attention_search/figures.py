@@ -56,10 +56,7 @@ def lines(data: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
 def bands(data: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     """Mean over seeds with their range, one line a `what`: `data` has what, x, seed, value."""
     figure, ax = plt.subplots(figsize=(9, 3.4))
-    for i, (what, own) in enumerate(data.groupby("what", sort=False)):
-        told = own.groupby("x").value.agg(["mean", "min", "max"])
-        ax.fill_between(told.index, told["min"], told["max"], color=_PALETTE[i], alpha=0.15, lw=0)
-        ax.plot(told.index, told["mean"], color=_PALETTE[i], marker="o", ms=4, label=what)
+    sns.lineplot(data, x="x", y="value", hue="what", errorbar=("pi", 100), marker="o", markersize=5, markeredgewidth=0, ax=ax)
     ticks = sorted(data.x.unique())
     ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
     ax.set_xticks(ticks, [f"{t:,g}" for t in ticks])
