@@ -1,17 +1,18 @@
 """Memory that a training step frees and asks for again a moment later."""
 
 import ctypes
-import functools
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+USUAL = 2**25  # bytes: where glibc's own threshold ends up once large blocks have been freed
 
 
-@functools.cache
-def keep_freed_memory() -> bool:
+def keep_freed_memory(keep: bool = True) -> bool:
     """Have the C library keep freed blocks instead of giving their pages back to the system, which has to zero them when they
-    are asked for again, in every training step. Changes no result; glibc alone, elsewhere False."""
+    are asked for again, in every training step; or, without `keep`, do as it usually does. Changes no result; glibc alone,
+    elsewhere False."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30 if keep else USUAL)
+                and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1 if keep else 2 * USUAL))

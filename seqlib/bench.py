@@ -66,7 +66,8 @@ def measure(case: Case) -> dict:
 BENCHES = {"airline": "seqlib.studies.airline.bench:cases"} | {  # the function that makes the cases, imported when asked for
     name: f"seqlib.studies.shakespeare.bench:{name.replace('-', '_')}"
     for name in ("additive-scores", "additive-step", "transformer-step", "lstm-step")} | {
-    name: f"seqlib.studies.attention_search.bench:{name.replace('-', '_')}" for name in ("moe-layer", "search-step")}
+    name: f"seqlib.studies.attention_search.bench:{name.replace('-', '_')}" for name in ("moe-layer", "search-step")} | {
+    name: f"seqlib.studies.gpt2.bench:{name.replace('-', '_')}" for name in ("lora-step", "full-step")}
 
 
 def run_benches(name: str | None = None) -> list[dict]:

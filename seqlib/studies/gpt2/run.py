@@ -1,0 +1,238 @@
+"""How one spec of the GPT-2 study becomes a record."""
+
+import json
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from seqlib.allocator import keep_freed_memory
+from seqlib.errors import SeqlibError, UsageError
+from seqlib.provenance import code_hash, provenance
+from seqlib.record import Record, digest
+from seqlib.store import scratch, write_atomically
+from seqlib.studies.gpt2 import bases, books
+from seqlib.studies.gpt2.arms import count, prepare
+from seqlib.studies.gpt2.specs import LORA, MODULES, TINY
+from seqlib.studies.gpt2.train import Scored, State, nats, train
+
+VALIDATION, TEST, ELSEWHERE = 4096, 8192, 4096  # tokens of the evaluations
+PROMPTS = ("ROMEO:\nWhat shall I do?", "The data set has", "Lorem ipsum dolor sit amet,")
+WRITTEN, TEMPERATURE = 40, 0.8  # tokens of a sample
+EVALUATED = 4  # windows at once
+ABOUT = "seqlib.json"  # beside an adapter: which base it belongs to
+
+
+def run(spec) -> Record:
+    """Train and evaluate one spec, in a process of its own, whose peak memory is then that of this arm alone; the tiny base of
+    the tests in this one. Raises SeqlibError when the loss is not finite, a text too short, or that process dies."""
+    if spec.base == TINY:
+        return train_and_describe(spec)
+    from seqlib.sweep import limit_threads
+
+    with ProcessPoolExecutor(1, get_context("spawn"), limit_threads, (torch.get_num_threads(),)) as executor:
+        try:
+            return executor.submit(train_and_describe, spec).result()
+        except BrokenProcessPool as error:
+            raise SeqlibError(f"the process that trained {spec.arm} died (killed, or out of memory); lower batch "
+                              f"({spec.batch}) or context ({spec.context})") from error
+
+
+@dataclass(frozen=True)
+class Texts:
+    """First tokens of the windows of a run; those of `train` are drawn from, all others are evaluated in order."""
+
+    book: books.Book
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    within: Tensor  # what `train` and `validation` index into, published protocol
+
+
+def texts_of(spec, base: bases.Base) -> Texts:
+    """Raises UsageError on a text that is too short."""
+    book, T = books.load(base, spec.text, spec.book_path), spec.context
+    test = books.spread(books.starts(len(book.test), T, T, f"{book.name}, test"), max(1, TEST // T))
+    if spec.protocol == "fair":
+        first = books.starts(len(book.train), T, T, book.name)
+        validation = books.starts(len(book.validation), T, T, f"{book.name}, validation")
+        return Texts(book, first, books.spread(validation, max(1, VALIDATION // T)), test, book.train)
+    N = spec.slice_tokens
+    if N > len(book.train):
+        raise UsageError(f"slice_tokens: {N} is more than the {len(book.train)} tokens of {book.name}; lower it")
+    first = books.starts(N - N // 10, T, 1, "the slice")
+    return Texts(book, first, N - N // 10 + books.starts(N // 10, T, 1, "a tenth of the slice"), test, book.train)
+
+
+def order(spec, texts: Texts) -> np.ndarray:
+    """First tokens of every step's windows (steps, B): a run goes through all windows before it sees one again. The same tokens
+    in the same order for all arms of a seed, whatever their batch."""
+    random, needed, parts = np.random.default_rng([spec.seed, 0]), spec.steps * spec.batch, []
+    while sum(map(len, parts)) < needed:
+        parts.append(random.permutation(texts.train))
+    return np.concatenate(parts)[:needed].reshape(spec.steps, spec.batch)
+
+
+def train_and_describe(spec) -> Record:
+    keep_freed_memory()
+    began, clock = time.time(), time.perf_counter()
+    base = bases.locate(spec.base)
+    texts = texts_of(spec, base)
+    with torch.random.fork_rng(devices=[]):
+        state, resumed, before = tuned(spec, base, texts)
+        metrics, curves = describe(spec, base, texts, state, before)
+    source = provenance(MODULES, texts.book.sha256, data=texts.book.name, base_sha256=base.sha256, started_unix=round(began),
+                        resumed=resumed, wall_seconds=round(time.perf_counter() - clock, 3))
+    return Record.of(spec, metrics, curves, source)
+
+
+def tuned(spec, base: bases.Base, texts: Texts, accelerator=None) -> tuple[State, bool, dict]:
+    """A trained state, whether it was resumed, and what the base alone says and loses."""
+    torch.manual_seed(spec.seed)
+    model = prepare(bases.model(base), spec.arm, spec.r, spec.alpha, spec.dropout, spec.targets)
+    state, path = State.start(model, spec.lr, spec.steps), checkpoint_path(spec)
+    if accelerator is not None:
+        state.scored.to(accelerator.device)
+    before = {"elsewhere": forgotten(state.scored, spec, base)} if spec.stage == "final" else {}
+    if not spec.steps:
+        return state, False, before
+    resumed, alone = resume(state, path), accelerator is None
+    starts, held = order(spec, texts), validation_of(spec, texts)
+    finite(spec, lambda: train(state, lambda i: books.windows(texts.within, starts[i], spec.context), spec.steps, spec.seed,
+                               sorted({max(1, spec.steps // 2), spec.steps}),
+                               lambda scored: nats(scored, held, EVALUATED),
+                               (lambda tensors: write_atomically(path, save(tensors))) if alone else None, accelerator))
+    path.unlink(missing_ok=True)
+    return state, resumed, before
+
+
+def validation_of(spec, texts: Texts) -> Tensor:
+    part = texts.book.validation if spec.protocol == "fair" else texts.within
+    return books.windows(part, texts.validation, spec.context)
+
+
+def forgotten(scored: Scored, spec, base: bases.Base) -> float:
+    """Loss on text from outside the book."""
+    part = books.elsewhere(base)
+    first = books.spread(books.starts(len(part), spec.context, spec.context, "elsewhere"), ELSEWHERE // spec.context)
+    return nats(scored, books.windows(part, first, spec.context), EVALUATED)
+
+
+def finite(spec, call):
+    try:
+        return call()
+    except FloatingPointError as error:
+        raise SeqlibError(f"{spec.study}/{spec.arm} seed {spec.seed}: {error}; lower lr ({spec.lr})") from error
+
+
+def describe(spec, base: bases.Base, texts: Texts, state: State, before: dict) -> tuple[dict, dict]:
+    """Metrics and curves of a trained model; those of the stage `grid` stop at the validation loss."""
+    T, held = spec.context, validation_of(spec, texts)
+    if not spec.steps:
+        state.val_steps, state.val_loss = [0], [nats(state.scored, held, EVALUATED)]
+    loss = state.val_loss[-1]
+    metrics = count(state.scored) | {"val_loss_nats": loss, "val_perplexity": np.exp(loss),
+                                     "val_nats_per_character": per_character(loss, base, held)}
+    metrics["trainable_percent"] = 100 * metrics["trainable"] / metrics["total"]
+    if spec.steps:
+        step = float(np.median(state.step_seconds))
+        metrics |= {"seconds": sum(state.step_seconds), "step_seconds": step,
+                    "step_cpu_seconds": float(np.median(state.step_cpu_seconds)),
+                    "tokens_per_second": spec.batch * T / step, "peak_rss_mb": state.peak_rss_mb,
+                    "train_loss_nats": float(np.mean(state.train_loss[-10:]))}
+    curves = {name: getattr(state, name) for name in ("train_loss", "val_steps", "val_loss")}
+    if spec.stage == "final":
+        windows = books.windows(texts.book.test, texts.test, T)
+        test = nats(state.scored, windows, EVALUATED)
+        after = forgotten(state.scored, spec, base)
+        metrics |= {"test_loss_nats": test, "test_perplexity": np.exp(test),
+                    "test_nats_per_character": per_character(test, base, windows),
+                    "elsewhere_loss_nats_before": before["elsewhere"], "elsewhere_loss_nats": after,
+                    "forgetting_nats": after - before["elsewhere"]}
+        metrics |= saved(spec, base, state.scored.model)
+        curves["samples"] = [write(state.scored.model, bases.tokenizer(base), p, spec.seed) for p in PROMPTS]
+    return metrics, curves
+
+
+def per_character(loss: float, base: bases.Base, windows: Tensor) -> float:
+    """Nats a character, from nats a token: what tokenizers can be compared by."""
+    return loss * windows[:, 1:].numel() / books.characters(base, windows)
+
+
+@torch.no_grad()
+def write(model, tokenizer, prompt: str, seed: int, temperature: float = TEMPERATURE, length: int = WRITTEN) -> str:
+    """What a model writes behind a prompt; the prompt is not part of it."""
+    model.eval()
+    ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids.to(next(model.parameters()).device)
+    torch.manual_seed(seed)
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=length, use_cache=True,
+                         pad_token_id=0, eos_token_id=None, **how)
+    return tokenizer.decode(out[0, ids.shape[1] :])
+
+
+def saved(spec, base: bases.Base, model) -> dict[str, int]:
+    """Bytes of the saved adapter or model. What the first seed of a fair run trained stays in scratch, for the interactive cell."""
+    if spec.arm == "frozen":
+        return {}
+    folder = weights_path(spec)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder, safe_serialization=True)
+    write_atomically(folder / ABOUT, json.dumps({"base": base.name, "sha256": base.sha256}).encode())
+    size = sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    if spec.seed or spec.protocol != "fair":
+        shutil.rmtree(folder)
+    return {"saved_bytes": size}
+
+
+def weights_path(spec) -> Path:
+    return scratch() / "weights" / f"gpt2-{spec.key}"
+
+
+def adapted(base: bases.Base, folder: Path):
+    """The base with a saved adapter. Raises UsageError when the adapter belongs to another base."""
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").exists():
+        raise UsageError(f"no adapter in {folder}; name a folder that save_pretrained of an adapter has written")
+    about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).exists() else None
+    named = about["base"] if about else PeftConfig.from_pretrained(folder).base_model_name_or_path or "unknown"
+    if about["sha256"] != base.sha256 if about else named not in (base.name, str(base.folder)):
+        raise UsageError(f"adapter {folder} belongs to the base {named!r}, not to {base.name!r}; load it on its own")
+    return PeftModel.from_pretrained(bases.model(base), folder)
+
+
+def trained_model(spec):
+    """The model of a finished live run, from scratch. Raises SeqlibError where there is none."""
+    base, folder = bases.locate(spec.base), weights_path(spec)
+    if spec.arm != "frozen" and not folder.exists():
+        raise SeqlibError(f"no weights of {spec.arm} seed {spec.seed} in {folder.parent}; run the notebook's live cell with "
+                          "seed 0, or `seqlib sweep gpt2`")
+    if spec.arm in LORA:
+        return adapted(base, folder).eval()
+    return bases.model(base if spec.arm == "frozen" else bases.Base(spec.base, folder, "")).eval()
+
+
+def checkpoint_path(spec) -> Path:
+    """Checkpoints are bound to the settings and the code that wrote them."""
+    return scratch() / "checkpoints" / f"gpt2-{digest([spec.key, code_hash(MODULES)])[:32]}.safetensors"
+
+
+def resume(state: State, path: Path) -> bool:
+    """Take up a checkpoint, where there is a sound one."""
+    try:
+        if path.exists():
+            state.load(load(path.read_bytes()))
+            return True
+    except SafetensorError:
+        path.unlink()
+    return False

@@ -1,0 +1,159 @@
+"""Settings of a run (`TuneSpec`), parameters of the notebook, and which runs they ask for."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from seqlib import data, smollm
+from seqlib.record import Spec
+from seqlib.study import Params, known_arms
+
+LORA = ("lora", "lora-all", "rslora", "dora")
+ARMS = ("full", *LORA, "frozen")
+RANK, ALPHA, DROPOUT = 8, 16.0, 0.05  # as published
+TINY = "tiny-random"
+BASES = (smollm.GPT2, smollm.BASE, TINY)  # any other is a folder or a name on the hub
+LOREM, SHAKESPEARE, FILE = "lorem", "shakespeare", "file"
+TEXTS = (LOREM, SHAKESPEARE, FILE)
+MODULES = ("seqlib.models.experts", "seqlib.models.loss", *(
+    f"seqlib.studies.gpt2.{m}" for m in ("arms", "bases", "books", "specs", "train", "run")))
+
+Count = Annotated[int, Field(ge=0, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+Rank = Annotated[int, Field(ge=1, le=4096)]
+Batch = Annotated[int, Field(ge=1, le=4096)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000)]
+PROTOCOLS = ("published", "fair")
+DECAY, WARM_UP = 0.01, 0.06  # weight decay, and the share of the steps in which the rate rises
+GRID_SEED = 1000  # of the runs that choose a learning rate: none of theirs is reported
+
+
+class TuneSpec(Spec):
+    """A run of one arm. `published` draws windows of 128 tokens, one apart, from the first `slice_tokens` tokens of the text and
+    validates on the last tenth of that slice; `fair` draws windows that do not overlap and holds whole parts of the text out.
+    A run of the stage `grid` chooses a learning rate and sees validation text alone."""
+
+    study: Literal["gpt2"] = "gpt2"
+    arm: Literal[ARMS]
+    base: str = smollm.BASE
+    text: Literal[TEXTS] = SHAKESPEARE
+    book_path: str = ""
+    protocol: Literal[PROTOCOLS] = "fair"
+    stage: Literal["grid", "final"] = "final"
+    context: int = Field(128, ge=2, le=8192)
+    batch: Batch = 8
+    steps: int = Field(60, ge=0, le=1_000_000)
+    lr: float = Field(0.0, ge=0, le=1)
+    slice_tokens: int = Field(0, ge=0)
+    r: int = Field(0, ge=0, le=4096)
+    alpha: float = Field(0.0, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def belongs(self):
+        if (self.r > 0) != (self.arm in LORA):
+            raise ValueError(f"r is {self.r}: LoRA arms want a rank of 1 or more, others have none")
+        if (self.arm == "frozen") != (self.steps == 0):
+            raise ValueError(f"steps is {self.steps}: the frozen base trains for none, others for one or more")
+        if (self.slice_tokens > 0) != (self.protocol == "published"):
+            raise ValueError(f"slice_tokens is {self.slice_tokens}: the published protocol wants a slice of the text, the fair one none")
+        if (self.text == FILE) != bool(self.book_path):
+            raise ValueError(f"text is {self.text!r} and book_path {self.book_path!r}: a file wants a path, others have none")
+        return self
+
+
+def label(spec: dict) -> str:
+    """Name of what was trained: the arm, with its rank where that is not the published one."""
+    return spec["arm"] if spec["r"] in (0, RANK) else f"{spec['arm']}-r{spec['r']}"
+
+
+class TuneParams(Params):
+    """`arms` train under the fair protocol with `batch` and `seeds`; they, `small_arms` and `lora` at each of `ranks` once more
+    with `small_batch` and `small_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for adapters) choose
+    each one's learning rate on validation text; what was chosen stands in `lr`. `published_seeds` runs of the document's two
+    arms on a slice of each of `published_texts`."""
+
+    base: Annotated[str, Field(min_length=1)] = "auto"
+    text: Literal[TEXTS] = SHAKESPEARE
+    book_path: str = ""
+    arms: list[str] = Field(default=["full", "lora"], min_length=1, max_length=len(ARMS))
+    context: Annotated[int, Field(ge=2, le=8192)] = 128
+    batch: Batch = 8
+    steps: Steps = 60
+    seeds: Count = 1
+    rank: Rank = RANK
+    alpha: Annotated[float, Field(gt=0)] = ALPHA
+    dropout: Annotated[float, Field(ge=0, lt=1)] = DROPOUT
+    targets: list[str] = []
+    lr: dict[str, Rate] = {"full": 1e-4, "lora": 1e-3}
+    small_arms: list[str] = []
+    ranks: list[Rank] = []
+    small_batch: Batch = 2
+    small_seeds: Count = 0
+    full_rates: list[Rate] = Field(default=[1e-4], min_length=1, max_length=10)
+    lora_rates: list[Rate] = Field(default=[1e-3], min_length=1, max_length=10)
+    grid_seeds: Count = 0
+    published_texts: list[Literal[TEXTS]] = []
+    published_seeds: Count = 0
+    slice_tokens: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("arms", "small_arms")
+    @classmethod
+    def known(cls, names: list[str]) -> list[str]:
+        return known_arms(names, ARMS)
+
+    @model_validator(mode="after")
+    def adds_up(self):
+        if not any(getattr(self, name) for name in type(self).model_fields if name.endswith("seeds")):
+            raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
+        if (self.text == FILE) != bool(self.book_path):
+            raise ValueError("text and book_path go together: text 'file' with a book_path, any other without")
+        if self.published_seeds and self.slice_tokens < 10 * (2 * self.context + 1):
+            raise ValueError(f"slice_tokens is {self.slice_tokens}: the last tenth of it has to hold two windows of {self.context} tokens")
+        return self
+
+
+def choose() -> str:
+    """GPT-2 where it can be had, else the stand-in."""
+    return data.first(smollm.GPT2, smollm.BASE).name
+
+
+def specs_of(params: TuneParams) -> list[TuneSpec]:
+    """All runs, seed by seed, the grid first. Raises SeqlibError when no base can be had."""
+    common = {"base": choose() if params.base == "auto" else params.base, "context": params.context}
+    fair = common | {"text": params.text, "book_path": params.book_path}
+
+    def one(arm: str, r: int = params.rank, **more) -> TuneSpec:
+        if arm == "frozen":
+            more |= {"steps": 0, "lr": 0.0, "seed": 0, "batch": params.small_batch}
+        if arm in LORA:
+            more |= {"r": r, "alpha": params.alpha * r / params.rank, "dropout": params.dropout}
+            more |= {"targets": tuple(params.targets)} if arm != "lora-all" else {}
+        return TuneSpec(arm=arm, **more)
+
+    def rate(arm: str, r: int) -> float:
+        name = label({"arm": arm, "r": r if arm in LORA else 0})
+        return params.lr.get(name) or params.lr.get(arm) or params.lr["lora" if arm in LORA else "full"]
+
+    small = [(a, params.rank) for a in dict.fromkeys([*params.arms, *params.small_arms])]
+    small += [("lora", r) for r in params.ranks if r != params.rank]
+    trained = [(a, r) for a, r in small if a != "frozen"]
+    specs = [one(a, r, **fair, batch=params.small_batch, steps=params.steps, stage="grid", seed=GRID_SEED + s, lr=lr)
+             for s in range(params.grid_seeds) for a, r in trained
+             for lr in (params.lora_rates if a in LORA else params.full_rates)]
+    for seeds, batch, chosen in ((params.small_seeds, params.small_batch, small),
+                                 (params.seeds, params.batch, [(a, params.rank) for a in params.arms])):
+        specs += [one(a, r, **fair, batch=batch, steps=params.steps, seed=s, lr=rate(a, r)) for s in range(seeds) for a, r in chosen]
+    for s in range(params.published_seeds):
+        for text in params.published_texts:
+            specs += [published(one, arm, common | {"text": text, "slice_tokens": params.slice_tokens, "seed": s}, params)
+                      for arm in ("full", "lora")]
+    return list({spec.key: spec for spec in specs}.values())
+
+
+def published(one, arm: str, settings: dict, params: TuneParams) -> TuneSpec:
+    """The document's settings of an arm, one epoch over the slice's windows."""
+    batch, lr = {"full": (64, 3e-5), "lora": (16, 3e-4)}[arm]
+    count = params.slice_tokens - params.slice_tokens // 10 - params.context  # windows of the first nine tenths
+    return one(arm, **settings, protocol="published", batch=batch, lr=lr, steps=max(1, count // batch))

