@@ -169,7 +169,8 @@ def gpt2() -> Located:
     if not path.exists():
         absent(smollm.GPT2)
         if not hub():
-            raise SeqlibError(f"data {smollm.GPT2}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {smollm.BASE}")
+            raise SeqlibError(f"data {smollm.GPT2}: not in {cache()}, and {HUB} cannot be reached; use the stand-in "
+                              f"{smollm.BASE}")
         _into(path.parent, smollm.hub_gpt2)
     return checked(path, GPT2_SHA256, smollm.GPT2, "hub", ANEW)
 
@@ -197,7 +198,8 @@ def _into(folder: Path, fill: Callable[[Path], None]) -> None:
             fill(fresh)
         except Exception as error:  # whatever the library raises: the way out is the same
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise SeqlibError(f"data {folder.name}: could not be made ({reason}); run `seqlib data {folder.name}` again") from error
+            raise SeqlibError(f"data {folder.name}: could not be made ({reason}); run `seqlib data {folder.name}` again"
+                              ) from error
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
 
@@ -206,8 +208,9 @@ def descriptions() -> Located:
     """English prose on data sets, out of scikit-learn's own descriptions: a text that no book of the studies holds."""
     path = cache() / DESCRIPTIONS / "text.txt"
     if not path.exists():
-        parts = sorted((f for f in (files("sklearn.datasets") / "descr").iterdir() if f.name.endswith(".rst")), key=lambda f: f.name)
-        write_atomically(path, "\n".join(part.read_text(encoding="utf-8") for part in parts).encode())
+        parts = {f.name: f.read_text(encoding="utf-8") for f in (files("sklearn.datasets") / "descr").iterdir()
+                 if f.name.endswith(".rst")}
+        write_atomically(path, "\n".join(parts[name] for name in sorted(parts)).encode())
     return checked(path, DESCRIPTIONS_SHA256, DESCRIPTIONS, "scikit-learn",
                    f"{ANEW}; where that does not help, install the scikit-learn of constraints.txt")
 

@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from seqlib import study
+from seqlib.errors import SeqlibError
 
 THEMES = {"light": {"ink": "#222832", "grid": "#d8dadd", "face": "white"},
           "dark": {"ink": "#ced6dd", "grid": "#3a3f46", "face": "none"}}
@@ -79,12 +80,40 @@ def _svg(draw: Callable[[], Figure], theme: dict) -> str:
 
 def figure(draw: Callable[[], Figure], *, name: str, alt: str, caption: str, data: pd.DataFrame) -> None:
     """Show what `draw` returns, in both themes. `caption` states the finding; `data` is what was drawn."""
-    images = "".join(
+    display(HTML(f'<figure class="seqlib" id="{name}"><div>{pictures(draw, alt)}</div><figcaption>{html.escape(caption)} '
+                 f"{_link(data, name)}</figcaption></figure>"))
+
+
+def pictures(draw: Callable[[], Figure], alt: str) -> str:
+    """HTML of a figure in both themes, of which a page shows one."""
+    return "".join(
         f'<img class="only-{theme}" alt="{html.escape(alt, quote=True)}" style="max-width:100%'
         f'{";display:none" if theme == "dark" else ""}" src="data:image/svg+xml;base64,{_svg(draw, colours)}">'
         for theme, colours in THEMES.items())
-    display(HTML(f'<figure class="seqlib" id="{name}"><div>{images}</div><figcaption>{html.escape(caption)} '
-                 f"{_link(data, name)}</figcaption></figure>"))
+
+
+def texts(written: dict[str, str]) -> str:
+    """HTML of texts with their names, line breaks kept."""
+    return "".join(f"<b>{html.escape(name)}</b><pre>{html.escape(text)}</pre>" for name, text in written.items())
+
+
+def interactive(controls: dict, draw: Callable[..., str]) -> None:
+    """Controls (widgets by name), and below them the HTML that `draw` makes of their values, anew whenever one changes.
+
+    No Output widget takes part: executing one in batch can wait for ever (jupyter/nbclient issue 312)."""
+    import ipywidgets as widgets
+
+    shown = widgets.HTML("Change a value to see what becomes of it.")
+
+    def redraw(_):
+        try:
+            shown.value = draw(**{name: control.value for name, control in controls.items()})
+        except SeqlibError as error:
+            shown.value = html.escape(str(error))
+
+    for control in controls.values():
+        control.observe(redraw, "value")
+    display(widgets.VBox([*controls.values(), shown]))
 
 
 def ink() -> str:

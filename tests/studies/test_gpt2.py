@@ -91,7 +91,7 @@ def test_loss_and_gradients_are_those_of_the_plain_loop(make, arm):
     expected.backward()
     loss = scored(tokens) / tokens[:, 1:].numel()
     loss.backward()
-    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)  # transformers takes the loss in single precision
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), abs=1e-6)  # theirs is in single precision
     ours = dict(scored.model.named_parameters())
     for name, p in plain.named_parameters():
         assert (p.grad is None) == (ours[name].grad is None), name
@@ -323,7 +323,8 @@ def test_specs_refuse_a_rank_where_there_is_no_adapter():
 
 def test_a_grid_covers_every_arm_and_rank_at_every_rate():
     params = TuneParams(base=TINY, small_arms=["full", "lora", "dora", "frozen"], ranks=[1, 8, 64], small_seeds=2, grid_seeds=1,
-                        full_rates=[1e-5, 1e-4], lora_rates=[1e-4, 1e-3, 1e-2], lr={"full": 1e-4, "lora": 1e-3, "lora-r64": 1e-2})
+                        full_rates=[1e-5, 1e-4], lora_rates=[1e-4, 1e-3, 1e-2],
+                        lr={"full": 1e-4, "lora": 1e-3, "lora-r64": 1e-2})
     found = specs_of(params)
     grid = {(specs.label(s.model_dump()), s.lr) for s in found if s.stage == "grid"}
     assert grid == {("full", 1e-5), ("full", 1e-4)} | {(name, lr) for name in ("lora", "dora", "lora-r1", "lora-r64")

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
@@ -70,9 +69,4 @@ def what_if(records, month: int = 6, shift: float = 50.0) -> None:
     sliders = {
         "month": widgets.IntSlider(month, 0, protocol.splits("published")[0].test_end - START - 1, description="test month"),
         "shift": widgets.FloatSlider(shift, min=-100, max=100, step=5, description="shift")}
-
-    def redraw(month, shift):
-        draw(records, month, shift)
-        plt.show()
-
-    display(widgets.VBox([*sliders.values(), widgets.interactive_output(redraw, sliders)]))
+    show.interactive(sliders, lambda month, shift: show.pictures(lambda: draw(records, month, shift), "Forecasts."))

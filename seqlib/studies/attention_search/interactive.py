@@ -1,7 +1,6 @@
 """The page's interactive cell: widths of an attention give its parameters and what decoding keeps a token."""
 
 import ipywidgets as widgets
-from IPython.display import display
 
 from seqlib import show
 from seqlib.studies.attention_search.arms import PUBLISHED, Attention, outline, size
@@ -31,8 +30,4 @@ def width_cell(at: Attention = START) -> None:
                 "rope": widgets.IntSlider(at.rope, 16, 128, 16, description="rotary"),
                 "v": widgets.IntSlider(at.v, 16, 192, 16, description="value"),
                 "bias": widgets.Checkbox(at.bias, description="bias")}
-
-    def redraw(q_rank, kv_rank, **widths):
-        print(describe(Attention(q_rank or None, kv_rank or None, **widths)))
-
-    display(widgets.VBox([*controls.values(), widgets.interactive_output(redraw, controls)]))
+    show.interactive(controls, lambda q_rank, kv_rank, **widths: describe(Attention(q_rank or None, kv_rank or None, **widths)))

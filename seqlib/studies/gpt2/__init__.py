@@ -33,5 +33,5 @@ def headline(records: list[Record], verdicts: dict) -> str:
     return page.headline(records, verdicts)
 
 
-STUDY = Study("gpt2", TuneSpec, TuneParams, specs_of, lambda specs: [[spec] for spec in specs], tune, lambda spec: MODULES, data,
-              {arm: partial(count, arm) for arm in ARMS}, headline)
+STUDY = Study("gpt2", TuneSpec, TuneParams, specs_of, lambda specs: [[spec] for spec in specs], tune,
+              lambda spec: MODULES, data, {arm: partial(count, arm) for arm in ARMS}, headline)

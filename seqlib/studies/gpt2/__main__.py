@@ -35,7 +35,8 @@ def tune(out: Path, book_path: str, arm: str, r: int, alpha: float, dropout: flo
     """Fine-tune, then write the weights and their losses to OUT."""
     adapter = {"r": r, "alpha": alpha, "dropout": dropout, "targets": targets} if arm in LORA else {}
     try:
-        spec = TuneSpec(arm=arm, text=FILE if book_path else SHAKESPEARE, book_path=book_path, stage="grid", **adapter, **settings)
+        spec = TuneSpec(arm=arm, text=FILE if book_path else SHAKESPEARE, book_path=book_path, stage="grid", **adapter,
+                        **settings)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from None
     accelerator = Accelerator(cpu=not torch.cuda.is_available())  # several processes on processors alone have to be told
@@ -43,8 +44,8 @@ def tune(out: Path, book_path: str, arm: str, r: int, alpha: float, dropout: flo
     state, _, _ = run.tuned(spec, base, run.texts_of(spec, base), accelerator)
     if accelerator.is_main_process:
         state.scored.model.save_pretrained(out, safe_serialization=True)
-        told = {"base": base.name, "sha256": base.sha256, "processes": accelerator.num_processes, "train_loss": state.train_loss,
-                "val_steps": state.val_steps, "val_loss": state.val_loss}
+        told = {"base": base.name, "sha256": base.sha256, "processes": accelerator.num_processes,
+                "train_loss": state.train_loss, "val_steps": state.val_steps, "val_loss": state.val_loss}
         (out / run.ABOUT).write_text(json.dumps(told, indent=1))
         click.echo(f"{spec.arm}: validation loss {state.val_loss[-1]:.4f} nats after {state.step} steps; weights in {out}")
     accelerator.wait_for_everyone()

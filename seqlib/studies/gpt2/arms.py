@@ -43,7 +43,8 @@ def prepare(model: PreTrainedModel, arm: str, r: int = 0, alpha: float = 0.0, dr
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft sets it where GPT-2's layers want it
             return get_peft_model(model, config)
     except ValueError as error:
-        layers = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if hasattr(m, "weight") and m.weight.ndim == 2})
+        layers = sorted({name.rpartition(".")[2] for name, m in model.named_modules()
+                         if hasattr(m, "weight") and m.weight.ndim == 2})
         raise UsageError(f"targets {names} match no layer of the base; it has {', '.join(layers)}") from error
 
 

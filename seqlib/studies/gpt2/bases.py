@@ -53,7 +53,7 @@ def locate(name: str) -> Base:
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     way_out = f"choose {', '.join(BASES[:2])}, a folder with a saved model, or a causal model of the hub"
     try:
@@ -94,7 +94,8 @@ def model(base: Base) -> PreTrainedModel:
                                                         trust_remote_code=False)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise SeqlibError(f"base {base.name!r} cannot be loaded as a causal language model ({reason}); name another") from error
+            raise SeqlibError(f"base {base.name!r} cannot be loaded as a causal language model ({reason}); name another"
+                              ) from error
     made.config.use_cache = False
     return made
 

@@ -1,7 +1,7 @@
 """A training step of LoRA and of full fine-tuning, against the plain loop over peft, transformers and PyTorch's default AdamW.
 
-Both have a random model of SmolLM2-135M's configuration and the same tokens; the plain loop has the C library's usual treatment of
-freed memory, with which it is faster than with ours.
+Both have a random model of SmolLM2-135M's configuration and the same tokens. The plain loop has the C library's usual treatment
+of freed memory, with which it is faster than with ours.
 """
 
 import torch

@@ -61,7 +61,8 @@ def read(path: str) -> str:
     try:
         content = book.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UsageError(f"book_path: {book} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t UTF-8") from error
+        raise UsageError(f"book_path: {book} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t UTF-8"
+                         ) from error
     if not content.strip():
         raise UsageError(f"book_path: {book} is empty; name a text file with some pages")
     return content
@@ -113,4 +114,5 @@ def windows(part: Tensor, first: np.ndarray, T: int) -> Tensor:
 
 def characters(base: bases.Base, windows: Tensor) -> int:
     """Characters of all targets of windows (N, T + 1)."""
-    return sum(map(len, bases.tokenizer(base).backend_tokenizer.decode_batch(windows[:, 1:].tolist(), skip_special_tokens=False)))
+    decode = bases.tokenizer(base).backend_tokenizer.decode_batch
+    return sum(map(len, decode(windows[:, 1:].tolist(), skip_special_tokens=False)))

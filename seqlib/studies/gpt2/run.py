@@ -182,7 +182,8 @@ def write(model, tokenizer, prompt: str, seed: int, temperature: float = TEMPERA
 
 
 def saved(spec, base: bases.Base, model) -> dict[str, int]:
-    """Bytes of the saved adapter or model. What the first seed of a fair run trained stays in scratch, for the interactive cell."""
+    """Bytes of the saved adapter or model. What the first seed of a fair run trained stays in scratch, for the interactive
+    cell."""
     if spec.arm == "frozen":
         return {}
     folder = weights_path(spec)

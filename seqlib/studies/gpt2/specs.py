@@ -29,7 +29,7 @@ GRID_SEED = 1000  # of the runs that choose a learning rate: none of theirs is r
 
 
 class TuneSpec(Spec):
-    """A run of one arm. `published` draws windows of 128 tokens, one apart, from the first `slice_tokens` tokens of the text and
+    """A run of one arm. `published` draws windows, one token apart, from the first `slice_tokens` tokens of the text and
     validates on the last tenth of that slice; `fair` draws windows that do not overlap and holds whole parts of the text out.
     A run of the stage `grid` chooses a learning rate and sees validation text alone."""
 
@@ -57,7 +57,8 @@ class TuneSpec(Spec):
         if (self.arm == "frozen") != (self.steps == 0):
             raise ValueError(f"steps is {self.steps}: the frozen base trains for none, others for one or more")
         if (self.slice_tokens > 0) != (self.protocol == "published"):
-            raise ValueError(f"slice_tokens is {self.slice_tokens}: the published protocol wants a slice of the text, the fair one none")
+            raise ValueError(f"slice_tokens is {self.slice_tokens}: the published protocol wants a slice of the text, the fair "
+                             "one none")
         if (self.text == FILE) != bool(self.book_path):
             raise ValueError(f"text is {self.text!r} and book_path {self.book_path!r}: a file wants a path, others have none")
         return self
@@ -110,7 +111,8 @@ class TuneParams(Params):
         if (self.text == FILE) != bool(self.book_path):
             raise ValueError("text and book_path go together: text 'file' with a book_path, any other without")
         if self.published_seeds and self.slice_tokens < 10 * (2 * self.context + 1):
-            raise ValueError(f"slice_tokens is {self.slice_tokens}: the last tenth of it has to hold two windows of {self.context} tokens")
+            raise ValueError(f"slice_tokens is {self.slice_tokens}: the last tenth of it has to hold two windows of "
+                             f"{self.context} tokens")
         return self
 
 
@@ -144,7 +146,8 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
              for lr in (params.lora_rates if a in LORA else params.full_rates)]
     for seeds, batch, chosen in ((params.small_seeds, params.small_batch, small),
                                  (params.seeds, params.batch, [(a, params.rank) for a in params.arms])):
-        specs += [one(a, r, **fair, batch=batch, steps=params.steps, seed=s, lr=rate(a, r)) for s in range(seeds) for a, r in chosen]
+        specs += [one(a, r, **fair, batch=batch, steps=params.steps, seed=s, lr=rate(a, r))
+                  for s in range(seeds) for a, r in chosen]
     for s in range(params.published_seeds):
         for text in params.published_texts:
             specs += [published(one, arm, common | {"text": text, "slice_tokens": params.slice_tokens, "seed": s}, params)

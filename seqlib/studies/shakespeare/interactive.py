@@ -2,11 +2,8 @@
 
 import pandas as pd
 import torch
-from IPython.display import display
-from matplotlib import pyplot as plt
 
 from seqlib import show
-from seqlib.errors import SeqlibError
 from seqlib.studies.shakespeare import corpus, evaluate, figures
 from seqlib.studies.shakespeare.run import trained_model, weights_path
 from seqlib.studies.shakespeare.specs import ShakespeareSpec
@@ -62,15 +59,7 @@ def prompt_cell(records, prompt: str = "First Citizen:\nBefore we proceed any fu
                 "temperature": widgets.FloatSlider(temperature, min=0, max=2, step=0.1, description="temperature")}
 
     def redraw(prompt, temperature):
-        try:
-            texts, under = respond(records, prompt, temperature)
-        except SeqlibError as error:
-            print(error)
-            return
-        for arm, text in texts.items():
-            print(f"--- {arm}\n{text}\n")
-        if under:
-            figures.attention(under)
-            plt.show()
+        texts, under = respond(records, prompt, temperature)
+        return show.texts(texts) + (show.pictures(lambda: figures.attention(under), "Attention weights.") if under else "")
 
-    display(widgets.VBox([*controls.values(), widgets.interactive_output(redraw, controls)]))
+    show.interactive(controls, redraw)

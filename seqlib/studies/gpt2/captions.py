@@ -1,0 +1,88 @@
+"""The figures of the GPT-2 study's page with their captions, which state findings computed from the same records."""
+
+import pandas as pd
+
+from seqlib import show
+from seqlib.studies.gpt2 import figures
+from seqlib.studies.gpt2.page import chosen_rates, fair, frame, grid
+from seqlib.studies.gpt2.specs import RANK, label
+from seqlib.summaries import NOT_YET
+
+
+def curves(records, smooth: int = 1) -> pd.DataFrame:
+    """Training loss by step: label, seed, x, value (the mean of the last `smooth` steps)."""
+    rows = [(label(r.spec), r.spec["seed"], i + 1, value) for r in records
+            for i, value in enumerate(pd.Series(r.curves["train_loss"], dtype=float).rolling(smooth).mean()) if value == value]
+    return pd.DataFrame(rows, columns=["label", "seed", "x", "value"])
+
+
+def show_training(records, name: str, smooth: int = 1) -> None:
+    """Training loss of some runs, a panel a text."""
+    texts = {text: curves([r for r in records if r.spec["text"] == text], smooth)
+             for text in sorted({r.spec["text"] for r in records})}
+    texts = {text: own for text, own in texts.items() if len(own)}
+    if not texts:
+        show.say(NOT_YET)
+        return
+    told = []
+    for text, own in texts.items():
+        for arm, runs in own.groupby("label"):
+            ends = runs[runs.x == runs.x.max()].value.mean(), runs[runs.x == runs.x.min()].value.mean()
+            told.append(f"{text}, {arm}: {ends[1]:.2f} to {ends[0]:.2f} over {runs.x.max()} steps")
+    show.figure(lambda: figures.lines(texts, "steps", "training loss, nats"), name=f"gpt2-training-{name}",
+                data=pd.concat([own.assign(text=text) for text, own in texts.items()]),
+                alt="Training loss by step, a line an arm.",
+                caption=f"Training loss, nats a token: {'; '.join(told)}." + (
+                    f" Means of {smooth} steps." if smooth > 1 else "") + " Band: range of the seeds.")
+
+
+def show_rates(records) -> None:
+    told = grid(records)
+    if told.empty:
+        show.say(NOT_YET)
+        return
+    best = chosen_rates(records)
+    lowest = "; ".join(f"{name} {rate:g}" for name, rate in best.items())
+    show.figure(lambda: figures.rates(told), name="gpt2-rates", data=told,
+                alt="Validation loss by learning rate, a line an arm.", caption=f"Rates of lowest validation loss: {lowest}.")
+
+
+def show_arms(records) -> None:
+    """All arms and ranks: what they gain on held-out text and what they forget of other text."""
+    own = fair(records, "small")
+    if own.empty:
+        show.say(NOT_YET)
+        return
+    means = own.groupby("label")[["test_loss_nats", "forgetting_nats"]].mean()
+    trained = means.drop(index="frozen", errors="ignore")
+    least, most = trained.forgetting_nats.idxmin(), trained.forgetting_nats.idxmax()
+    axes = {"test_loss_nats": "loss on held-out plays, nats", "forgetting_nats": "forgotten, nats"}
+    show.figure(lambda: figures.dots(own, axes), name="gpt2-arms", data=own[["label", "seed", "lr", *axes]],
+                alt="Loss on held-out text and loss gained on other text, a row an arm, a dot a seed.",
+                caption=f"Lowest loss on held-out plays: {trained.test_loss_nats.idxmin()} {trained.test_loss_nats.min():.3f}. "
+                        f"Least forgotten: {least} {trained.forgetting_nats[least]:+.4f}, most: {most} "
+                        f"{trained.forgetting_nats[most]:+.4f} nats. Dots: seeds; bars: means.")
+
+
+def show_ranks(records) -> None:
+    """Loss by rank of LoRA, with the base and full fine-tuning across."""
+    own = fair(records, "small")
+    lora = own[own.arm == "lora"] if len(own) else own
+    if lora.empty or lora.r.nunique() < 2:
+        show.say(NOT_YET)
+        return
+    data = pd.DataFrame({"label": "lora", "seed": lora.seed, "x": lora.r, "value": lora.test_loss_nats})
+    levels = {name: own[own.label == name].test_loss_nats.mean() for name in ("full", "frozen") if name in set(own.label)}
+    means = data.groupby("x").value.mean()
+    ranks = ", ".join(f"{r} {value:.3f}" for r, value in means.items())
+    across = ", ".join(f"{name} {value:.3f}" for name, value in levels.items())
+    show.figure(lambda: figures.lines({"LoRA on attention": data}, "rank", "loss on held-out plays, nats", True, levels),
+                name="gpt2-ranks", data=data, alt="Loss on held-out text by rank of LoRA.",
+                caption=f"Loss by rank: {ranks} (the document's is {RANK}); {across}. Each rank at its own rate. Band: range of "
+                        "the seeds.")
+
+
+def show_published(records) -> None:
+    """How training goes under the published protocol, by text."""
+    keys = set(frame(records, protocol="published").get("key", ()))
+    show_training([r for r in records if r.key in keys], "published", smooth=4)

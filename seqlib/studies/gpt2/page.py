@@ -1,0 +1,206 @@
+"""What the GPT-2 study's page says, computed from records: tables and sentences with numbers."""
+
+import pandas as pd
+
+from seqlib import claims, data, show, smollm
+from seqlib.errors import SeqlibError
+from seqlib.studies.gpt2.specs import ARMS, GRID_SEED, TINY, label
+from seqlib.study import get
+from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, trained_now
+
+NAME = "gpt2"
+PROMPTED = ("frozen", "lora", "full")
+MB = 2**20
+
+
+def frame(records, **settings) -> pd.DataFrame:
+    """Final runs with some settings, with the name of what was trained; without the base that a test would have."""
+    chosen = [r for r in records if r.spec["stage"] == "final" and all(r.spec[k] == v for k, v in settings.items())]
+    told = claims.frame(chosen)
+    return told if told.empty else told.assign(label=[label(r.spec) for r in chosen])
+
+
+def fair(records, size: str) -> pd.DataFrame:
+    """The archive's fair runs: the `main` pair at the full batch, or the `small` ones of all arms and ranks."""
+    params = get(NAME).parameters("full")
+    own = frame(records, protocol="fair")
+    if own.empty:
+        return own
+    return own[(own.batch == params.batch) if size == "main" else (own.batch == params.small_batch)]
+
+
+def grid(records) -> pd.DataFrame:
+    """Validation losses of the runs that choose the learning rates: label, lr, value."""
+    rows = [(label(r.spec), r.spec["lr"], r.metrics["val_loss_nats"]) for r in records if r.spec["stage"] == "grid"]
+    return pd.DataFrame(rows, columns=["label", "lr", "value"])
+
+
+def chosen_rates(records) -> pd.Series:
+    """The rate of lowest mean validation loss by label."""
+    means = grid(records).groupby(["label", "lr"]).value.mean()
+    return means.groupby("label").idxmin().map(lambda at: at[1]) if len(means) else pd.Series(dtype=float)
+
+
+def told_rates(records) -> str:
+    """Whether the final runs have the rates that validation text chose, and whether a choice lies at the grid's end."""
+    chosen, own = chosen_rates(records), fair(records, "small")
+    if chosen.empty or own.empty:
+        return NOT_YET
+    used = own[own.label != "frozen"].groupby("label").lr.first()
+    other = [name for name in used.index if used[name] != chosen.get(name)]
+    ends = grid(records).groupby("label").lr.agg(["min", "max"])
+    at_end = [name for name in chosen.index if chosen[name] in tuple(ends.loc[name])]
+    return (("Every arm has the rate of lowest validation loss" if not other else
+             f"Not at the rate of lowest validation loss: {', '.join(other)}")
+            + f" ({len(grid(records))} runs of seed {GRID_SEED}, none of which is reported below)."
+            + (f" At an end of the grid, so a better one may lie beyond: {', '.join(at_end)}." if at_end else ""))
+
+
+def sizes() -> pd.DataFrame:
+    """Trainable and total parameters of every arm on GPT-2, from its configuration."""
+    rows = []
+    for arm in ARMS:
+        n = get(NAME).arms[arm]()
+        rows.append({"arm": arm, "trainable": f"{n['trainable']:,}", "total": f"{n['total']:,}",
+                     "percent": f"{100 * n['trainable'] / n['total']:.4f}"})
+    return pd.DataFrame(rows)
+
+
+def missing(specs) -> str:
+    """What cannot be had for these runs and how to get it, in a sentence; empty where all is there."""
+    try:
+        for name in get(NAME).data(specs):
+            data.locate(name)
+    except data.WrongFile:
+        raise
+    except SeqlibError as error:
+        return f"**Nothing was trained here, for want of data.** {error}."
+    return ""
+
+
+def describe_data(specs) -> str:
+    """Base and text of some runs, and what they stand in for."""
+    base, text = specs[0].base, specs[0].text
+    notes = {smollm.BASE: " **It is the stand-in for GPT-2:** SmolLM2-135M-Instruct, 4-bit weights taken as single precision. "
+                          "Orders and ratios can be compared with the document's, losses cannot.",
+             TINY: " **It is a tiny random model for tests:** nothing that it says means anything."}
+    return f"Base `{base}`, text `{text}`.{notes.get(base, '')}"
+
+
+def describe_archive(records) -> str:
+    bases = sorted({r.spec["base"] for r in records})
+    return f"Archived runs: base {', '.join(bases)}" + (
+        ", **the stand-in for GPT-2**: no loss of ours is the document's." if smollm.BASE in bases else ".")
+
+
+def describe_live(records, trained) -> str:
+    steps = sorted({r.spec["steps"] for r in records})
+    return f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {trained_now(records, trained)}"
+
+
+def results(own: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm or rank, lowest test loss first."""
+    rows = []
+    for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
+        row = {"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
+               "test loss, nats": interval(runs.test_loss_nats, 3),
+               "nats / character": runs.test_nats_per_character.mean(), "perplexity": runs.test_perplexity.mean(),
+               "forgets, nats": interval(runs.forgetting_nats, 3), "trains, %": runs.trainable_percent.mean()}
+        rows.append(row | ({} if name == "frozen" else {"saved, MB": runs.saved_bytes.mean() / MB}))
+    return pd.DataFrame(rows)
+
+
+def cost(own: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for name, runs in sorted(own[own.label != "frozen"].groupby("label"), key=lambda item: item[1].step_seconds.median()):
+        rows.append({"arm": name, "runs": len(runs), "trainable": f"{runs.trainable.iloc[0]:,.0f}",
+                     "s / step": runs.step_seconds.median(), "tokens / s": runs.tokens_per_second.median(),
+                     "peak memory, MB": runs.peak_rss_mb.median(), "saved, MB": runs.saved_bytes.median() / MB})
+    return pd.DataFrame(rows)
+
+
+def show_table(make, own: pd.DataFrame, title: str) -> None:
+    show.table(make(own), title, digits=4) if len(own) else show.say(NOT_YET)
+
+
+def published(records) -> pd.DataFrame:
+    """The document's protocol on each text: what its own validation says, and what held-out text says."""
+    own, rows = frame(records, protocol="published"), []
+    for (text, name), runs in own.groupby(["text", "label"]) if len(own) else ():
+        seen = runs.batch.iloc[0] * runs.steps.iloc[0] * runs.context.iloc[0] / (0.9 * runs.slice_tokens.iloc[0])
+        rows.append({"text": text, "arm": name, "seeds": len(runs), "steps": runs.steps.iloc[0], "a token is seen, times": seen,
+                     "validation perplexity": interval(runs.val_perplexity, 2),
+                     "perplexity, text held out": interval(runs.test_perplexity, 2),
+                     "forgets, nats": interval(runs.forgetting_nats, 3)})
+    return pd.DataFrame(rows)
+
+
+def samples(records) -> pd.DataFrame:
+    """What the base and the first seed of both arms wrote behind the same prompts when they were recorded."""
+    from seqlib.studies.gpt2.run import PROMPTS
+
+    own = [r for r in records if r.spec["stage"] == "final" and r.spec["protocol"] == "fair" and r.spec["seed"] == 0
+           and label(r.spec) in PROMPTED]
+    first = {label(r.spec): r for r in sorted(own, key=lambda r: r.spec["batch"])}  # of two sizes, the larger
+    rows = [(p, name, first[name].curves["samples"][i]) for i, p in enumerate(PROMPTS) for name in PROMPTED if name in first]
+    return pd.DataFrame(rows, columns=["prompt", "by", "text"]).replace("\n", " / ", regex=True)
+
+
+def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
+    """The answer in one line, for the front page."""
+    own = fair(records, "small")
+    means = own.groupby("label").test_loss_nats.mean() if len(own) else {}
+    figures = ", ".join(f"{name} {means[name]:.3f}" for name in ("full", "lora", "frozen") if name in means)
+    told = f" Test loss at a rate chosen for each: {figures}." if figures else ""
+    return f"Full fine-tuning over LoRA: {verdicts['G04'].verdict}.{told}"
+
+
+def answer(records) -> str:
+    """The page's first lines: the answer, and how sure."""
+    v = own_verdicts(NAME)
+    return (f"**Full fine-tuning has the lower perplexity: {v['G04'].verdict}. LoRA saves parameters, memory, storage and "
+            f"time: {v['G05'].verdict}. The trade-off favours it: {v['G06'].verdict}.** {fair_pair(records)}")
+
+
+def fair_pair(records) -> str:
+    """Both arms and the base on held-out text, in a sentence."""
+    own = fair(records, "small")
+    if own.empty:
+        return NOT_YET
+    means = {name: own[own.label == name] for name in ("full", "lora", "frozen") if name in set(own.label)}
+    told = "; ".join(f"{name} {interval(runs.test_loss_nats, 3)}" for name, runs in means.items())
+    seen = int(own.steps.max() * own.batch.max() * own.context.max())
+    forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in ("full", "lora") if name in means)
+    return (f"On held-out plays, nats a token, each at its own rate and on the same {seen:,} tokens: {told}. "
+            f"What each forgets of other text, nats: {forgot}.")
+
+
+def meaning(records) -> str:
+    """The reading of the verdicts, with the effects they rest on."""
+    v = own_verdicts(NAME)
+
+    def effect(name):
+        return f" ({first_effect(v[name])} in perplexity)" if v[name].ci else ""
+
+    def repaired(name):
+        return "; ".join(f"{what}: {told['verdict']}" for what, told in v[name].repairs.items())
+
+    return "\n".join([
+        f"- **Counts.** G01 is {v['G01'].verdict}: {v['G01'].reason}.",
+        f"- **Perplexities.** G02 is {v['G02'].verdict}, G03 {v['G03'].verdict} ({v['G02'].reason}).",
+        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}. {repaired('G04')}.",
+        f"- **Savings.** G05 is {v['G05'].verdict}. {savings(records)}",
+        f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}.",
+    ])
+
+
+def savings(records) -> str:
+    """What LoRA saves against full fine-tuning, by the small runs."""
+    own = fair(records, "small")
+    if own.empty:
+        return NOT_YET
+    figures = ["trainable", "peak_rss_mb", "saved_bytes", "step_cpu_seconds"]
+    both = own[own.label.isin(("full", "lora"))].groupby("label")[figures].median()
+    share = both.loc["lora"] / both.loc["full"]
+    return (f"LoRA has {share.trainable:.2%} of the trainable parameters, {share.saved_bytes:.2%} of the saved bytes, "
+            f"{share.peak_rss_mb:.0%} of the peak memory and {share.step_cpu_seconds:.0%} of a step's processor time.")
