@@ -14,7 +14,7 @@ from tests.conftest import Checkout
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     root = tmp_path_factory.mktemp("site") / "checkout"
-    code, out, err = Checkout(root).seqlib("run", "--profile", "smoke")
+    code, out, err = Checkout(root).seqlib("run", "--profile", "smoke", "--workers", "2")
     assert code == 0, err
     command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-n", "-W", "--keep-going"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -29,7 +29,7 @@ def pages(site):
 def test_the_pages_of_the_table_of_contents_are_there(site):
     assert {p.relative_to(site / "book").as_posix() for p in pages(site)} >= {
         "intro.html", "methods.html", "claims.html", "studies/airline.html", "studies/shakespeare.html",
-        "studies/attention_search.html"}
+        "studies/attention_search.html", "studies/gpt2.html"}
 
 
 def test_every_internal_link_and_picture_resolves(site):
@@ -64,7 +64,8 @@ def test_markdown_that_cells_print_becomes_tables(site):
     assert len([t for t in ledger.find_all("table") if t.find("th", string="95% interval")]) >= 13
 
 
-@pytest.mark.parametrize("name, last", [("airline", "A13"), ("shakespeare", "S11"), ("attention_search", "X10")])
+@pytest.mark.parametrize("name, last", [("airline", "A13"), ("shakespeare", "S11"), ("attention_search", "X10"),
+                                         ("gpt2", "G06")])
 def test_no_cell_failed_and_the_numbers_are_there(site, name, last):
     soup = BeautifulSoup((site / "book" / "studies" / f"{name}.html").read_text(), "html.parser")
     text = soup.get_text()

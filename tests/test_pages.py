@@ -20,6 +20,11 @@ def small(checkout):
     """A checkout whose notebooks are a few cells long."""
     nbformat.write(notebook("1 + 1"), checkout.root / "notebooks" / "airline.ipynb")
     nbformat.write(notebook("2 + 2"), checkout.root / "notebooks" / "claims.ipynb")
+    whole = checkout.root / "results"
+    archive = whole.resolve()
+    whole.unlink()
+    whole.mkdir()
+    (whole / "airline").symlink_to(archive / "airline")  # the other studies' verdicts take seconds, and none is looked at
     return checkout
 
 

@@ -307,8 +307,9 @@ def test_a_target_that_matches_nothing_is_refused_with_what_there_is():
 
 @pytest.mark.parametrize("changed, told", [
     ({"rank": 0}, "rank"), ({"full_rates": []}, "full_rates"), ({"lora_rates": []}, "lora_rates"), ({"ranks": [4, 0]}, "ranks"),
+    ({"lr": {"full": 1e-4}}, "one for full and one for lora"),
     ({"arms": ["qlora"]}, "unknown arm 'qlora'"), ({"book_path": "x.txt"}, "book_path go together"),
-    ({"seeds": 0}, "nothing would run"), ({"published_seeds": 1, "slice_tokens": 300}, "two windows")])
+    ({"seeds": 0}, "nothing would run"), ({"published_seeds": {"lorem": 1}, "slice_tokens": 300}, "two windows")])
 def test_parameters_that_cannot_work_are_refused_in_one_line(changed, told):
     with pytest.raises(UsageError, match=told) as error:
         STUDY.parameters("quick", **changed)

@@ -97,8 +97,9 @@ def tokens(base: bases.Base, documents: list[str]) -> Tensor:
 
 def starts(count: int, T: int, stride: int, name: str) -> np.ndarray:
     """First tokens of all windows of T + 1 tokens, `stride` apart, of `count` tokens. Raises UsageError below two windows."""
-    if count < 2 * T + 1:
-        raise UsageError(f"text {name}: {count} tokens are fewer than two windows of {T}; take a longer text or lower context")
+    if count < T + 1 + stride:
+        raise UsageError(f"text {name}: {count} tokens are fewer than two windows of {T}; take a longer text or lower "
+                         "context")
     return np.arange(0, count - T, stride)
 
 

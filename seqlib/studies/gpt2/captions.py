@@ -78,8 +78,8 @@ def show_ranks(records) -> None:
     across = ", ".join(f"{name} {value:.3f}" for name, value in levels.items())
     show.figure(lambda: figures.lines({"LoRA on attention": data}, "rank", "loss on held-out plays, nats", True, levels),
                 name="gpt2-ranks", data=data, alt="Loss on held-out text by rank of LoRA.",
-                caption=f"Loss by rank: {ranks} (the document's is {RANK}); {across}. Each rank at its own rate. Band: range of "
-                        "the seeds.")
+                caption=f"Loss by rank: {ranks} (the document's is {RANK}); {across}. Each rank at its own rate. Band: range "
+                        "of the seeds.")
 
 
 def show_published(records) -> None:

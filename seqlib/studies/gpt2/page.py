@@ -183,12 +183,12 @@ def meaning(records) -> str:
         return f" ({first_effect(v[name])} in perplexity)" if v[name].ci else ""
 
     def repaired(name):
-        return "; ".join(f"{what}: {told['verdict']}" for what, told in v[name].repairs.items())
+        return "".join(f"; {what}: {told['verdict']}" for what, told in v[name].repairs.items())
 
     return "\n".join([
         f"- **Counts.** G01 is {v['G01'].verdict}: {v['G01'].reason}.",
         f"- **Perplexities.** G02 is {v['G02'].verdict}, G03 {v['G03'].verdict} ({v['G02'].reason}).",
-        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}. {repaired('G04')}.",
+        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired('G04')}.",
         f"- **Savings.** G05 is {v['G05'].verdict}. {savings(records)}",
         f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}.",
     ])

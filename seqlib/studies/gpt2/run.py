@@ -26,7 +26,7 @@ from seqlib.studies.gpt2.arms import count, prepare
 from seqlib.studies.gpt2.specs import LORA, MODULES, TINY
 from seqlib.studies.gpt2.train import Scored, State, nats, train
 
-VALIDATION, TEST, ELSEWHERE = 4096, 8192, 4096  # tokens of the evaluations
+VALIDATION, TEST, ELSEWHERE = 2048, 4096, 2048  # tokens of the evaluations
 PROMPTS = ("ROMEO:\nWhat shall I do?", "The data set has", "Lorem ipsum dolor sit amet,")
 WRITTEN, TEMPERATURE = 40, 0.8  # tokens of a sample
 EVALUATED = 4  # windows at once
@@ -160,7 +160,8 @@ def describe(spec, base: bases.Base, texts: Texts, state: State, before: dict) -
                     "elsewhere_loss_nats_before": before["elsewhere"], "elsewhere_loss_nats": after,
                     "forgetting_nats": after - before["elsewhere"]}
         metrics |= saved(spec, base, state.scored.model)
-        curves["samples"] = [write(state.scored.model, bases.tokenizer(base), p, spec.seed) for p in PROMPTS]
+        if not spec.seed:
+            curves["samples"] = [write(state.scored.model, bases.tokenizer(base), p, spec.seed) for p in PROMPTS]
     return metrics, curves
 
 

@@ -72,8 +72,8 @@ def label(spec: dict) -> str:
 class TuneParams(Params):
     """`arms` train under the fair protocol with `batch` and `seeds`; they, `small_arms` and `lora` at each of `ranks` once more
     with `small_batch` and `small_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for adapters) choose
-    each one's learning rate on validation text; what was chosen stands in `lr`. `published_seeds` runs of the document's two
-    arms on a slice of each of `published_texts`."""
+    each one's learning rate on validation text; what was chosen stands in `lr`, by arm or by arm and rank ("lora-r16"); what is
+    not in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the document's two arms on a slice."""
 
     base: Annotated[str, Field(min_length=1)] = "auto"
     text: Literal[TEXTS] = SHAKESPEARE
@@ -95,8 +95,7 @@ class TuneParams(Params):
     full_rates: list[Rate] = Field(default=[1e-4], min_length=1, max_length=10)
     lora_rates: list[Rate] = Field(default=[1e-3], min_length=1, max_length=10)
     grid_seeds: Count = 0
-    published_texts: list[Literal[TEXTS]] = []
-    published_seeds: Count = 0
+    published_seeds: dict[Literal[TEXTS], Count] = {}
     slice_tokens: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("arms", "small_arms")
@@ -106,11 +105,13 @@ class TuneParams(Params):
 
     @model_validator(mode="after")
     def adds_up(self):
-        if not any(getattr(self, name) for name in type(self).model_fields if name.endswith("seeds")):
+        if not any((self.seeds, self.small_seeds, self.grid_seeds, *self.published_seeds.values())):
             raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
+        if not {"full", "lora"} <= set(self.lr):
+            raise ValueError(f"lr has rates for {', '.join(self.lr) or 'nothing'}; it wants one for full and one for lora")
         if (self.text == FILE) != bool(self.book_path):
             raise ValueError("text and book_path go together: text 'file' with a book_path, any other without")
-        if self.published_seeds and self.slice_tokens < 10 * (2 * self.context + 1):
+        if any(self.published_seeds.values()) and self.slice_tokens < 10 * (self.context + 2):
             raise ValueError(f"slice_tokens is {self.slice_tokens}: the last tenth of it has to hold two windows of "
                              f"{self.context} tokens")
         return self
@@ -148,10 +149,9 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
                                  (params.seeds, params.batch, [(a, params.rank) for a in params.arms])):
         specs += [one(a, r, **fair, batch=batch, steps=params.steps, seed=s, lr=rate(a, r))
                   for s in range(seeds) for a, r in chosen]
-    for s in range(params.published_seeds):
-        for text in params.published_texts:
-            specs += [published(one, arm, common | {"text": text, "slice_tokens": params.slice_tokens, "seed": s}, params)
-                      for arm in ("full", "lora")]
+    for text, seeds in params.published_seeds.items():
+        own = common | {"text": text, "slice_tokens": params.slice_tokens}
+        specs += [published(one, arm, own | {"seed": s}, params) for s in range(seeds) for arm in ("full", "lora")]
     return list({spec.key: spec for spec in specs}.values())
 
 
