@@ -13,7 +13,8 @@ import tokenize
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas")
+PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas", "transformers", "peft", "accelerate",
+            "tokenizers", "safetensors")
 
 
 def _without_words(source: bytes) -> bytes:
@@ -85,6 +86,14 @@ def peak_rss_mb() -> float:
     if status.exists():  # getrusage would count what the parent held before this process was executed
         return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
+
+
+def reset_peak_rss() -> None:
+    """Count the peak from here on, where the system can (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # then it is the peak since the process began
 
 
 def provenance(modules: tuple[str, ...], data_sha256: str, **more) -> dict:

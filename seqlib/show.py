@@ -93,8 +93,10 @@ def pictures(draw: Callable[[], Figure], alt: str) -> str:
 
 
 def texts(written: dict[str, str]) -> str:
-    """HTML of texts with their names, line breaks kept."""
-    return "".join(f"<b>{html.escape(name)}</b><pre>{html.escape(text)}</pre>" for name, text in written.items())
+    """HTML of texts with their names, side by side where there is room, line breaks kept."""
+    columns = "".join(f'<div style="flex:1 1 15em"><b>{html.escape(name)}</b><pre style="white-space:pre-wrap">'
+                      f"{html.escape(text)}</pre></div>" for name, text in written.items())
+    return f'<div style="display:flex;flex-wrap:wrap;gap:1em">{columns}</div>'
 
 
 def interactive(controls: dict, draw: Callable[..., str]) -> None:

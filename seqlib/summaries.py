@@ -53,7 +53,7 @@ def first_effect(row: claims.Verdict) -> str:
 
 def trained_now(records, trained) -> str:
     """How many of the live `records` the notebook has `trained` itself, how long all took, and where."""
-    machine, seconds = records[0].provenance["machine"], sum(r.metrics["seconds"] for r in records)
+    machine, seconds = records[0].provenance["machine"], sum(r.metrics.get("seconds", 0) for r in records)
     new = len({r.key for r in trained} & {r.key for r in records})
     return f"{new} of them trained now: {seconds:.0f} s of training on {machine['cpu']}, {machine['cores']} cores."
 

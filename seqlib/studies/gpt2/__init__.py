@@ -3,7 +3,7 @@
 from functools import partial
 
 from seqlib import data as sources
-from seqlib import plays, smollm
+from seqlib import plays
 from seqlib.record import Record
 from seqlib.studies.gpt2.specs import ARMS, MODULES, TuneParams, TuneSpec, specs_of
 from seqlib.study import Study
@@ -24,7 +24,7 @@ def tune(specs: list[TuneSpec]) -> list[Record]:
 def count(arm: str) -> dict[str, int]:
     from seqlib.studies.gpt2.arms import parameter_counts
 
-    return parameter_counts(arm, smollm.GPT2)
+    return parameter_counts(arm)
 
 
 def headline(records: list[Record], verdicts: dict) -> str:

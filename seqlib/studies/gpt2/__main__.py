@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from seqlib.errors import SeqlibError, UsageError, first_problem
-from seqlib.studies.gpt2 import run
+from seqlib.studies.gpt2 import bases, run
 from seqlib.studies.gpt2.specs import ARMS, FILE, LORA, SHAKESPEARE, TuneSpec
 
 
@@ -21,31 +21,36 @@ from seqlib.studies.gpt2.specs import ARMS, FILE, LORA, SHAKESPEARE, TuneSpec
 @click.option("--base", required=True, help="gpt2, smollm2-135m, a folder with a saved model, or a name on the hub.")
 @click.option("--arm", type=click.Choice(ARMS[:-1]), default="lora", show_default=True)
 @click.option("--book", "book_path", default="", help="A UTF-8 text file; without it, Shakespeare's plays.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the adapter or the model.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for adapter or model.")
 @click.option("--steps", default=60, show_default=True)
 @click.option("--batch", default=8, show_default=True, help="Windows a step, of all processes together.")
 @click.option("--context", default=128, show_default=True)
-@click.option("--lr", default=3e-4, show_default=True)
+@click.option("--lr", type=float, help="Learning rate; without it 3e-5 for full fine-tuning, 3e-4 for adapters.")
 @click.option("--rank", "r", default=8, show_default=True)
 @click.option("--alpha", default=16.0, show_default=True)
 @click.option("--dropout", default=0.05, show_default=True)
 @click.option("--target", "targets", multiple=True, help="A layer to adapt; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
-def tune(out: Path, book_path: str, arm: str, r: int, alpha: float, dropout: float, targets: tuple[str, ...], **settings):
+def tune(out: Path, base: str, book_path: str, arm: str, r: int, alpha: float, dropout: float, targets: tuple[str, ...],
+         lr: float | None, **settings):
     """Fine-tune, then write the weights and their losses to OUT."""
     adapter = {"r": r, "alpha": alpha, "dropout": dropout, "targets": targets} if arm in LORA else {}
     try:
-        spec = TuneSpec(arm=arm, text=FILE if book_path else SHAKESPEARE, book_path=book_path, stage="grid", **adapter,
-                        **settings)
+        spec = TuneSpec(arm=arm, base=base, text=FILE if book_path else SHAKESPEARE, book_path=book_path, stage="grid",
+                        lr=lr if lr is not None else 3e-5 if arm == "full" else 3e-4, **adapter, **settings)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from None
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())  # several processes on processors alone have to be told
-    base = run.bases.locate(spec.base)
-    state, _, _ = run.tuned(spec, base, run.texts_of(spec, base), accelerator)
+    out.mkdir(parents=True, exist_ok=True)
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(),  # several processes on processors alone have to be told
+                              mixed_precision="no")  # the losses of all arms and machines are to be comparable
+    found = bases.locate(spec.base)
+    state, _, _ = run.tuned(spec, found, run.texts_of(spec, found), accelerator)
     if accelerator.is_main_process:
         state.scored.model.save_pretrained(out, safe_serialization=True)
-        told = {"base": base.name, "sha256": base.sha256, "processes": accelerator.num_processes,
-                "train_loss": state.train_loss, "val_steps": state.val_steps, "val_loss": state.val_loss}
+        bases.tokenizer(found).save_pretrained(out)
+        told = {"base": found.name, "sha256": found.sha256, "processes": accelerator.num_processes,
+                "gradient_norm": state.gradient_norm, "train_loss": state.train_loss, "val_steps": state.val_steps,
+                "val_loss": state.val_loss}
         (out / run.ABOUT).write_text(json.dumps(told, indent=1))
         click.echo(f"{spec.arm}: validation loss {state.val_loss[-1]:.4f} nats after {state.step} steps; weights in {out}")
     accelerator.wait_for_everyone()
@@ -58,4 +63,6 @@ if __name__ == "__main__":
         tune(standalone_mode=False)
     except (click.ClickException, SeqlibError) as problem:
         click.echo(f"seqlib: {problem.format_message() if isinstance(problem, click.ClickException) else problem}", err=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(problem, (click.ClickException, UsageError)) else 1)
+    except click.Abort:
+        sys.exit(130)

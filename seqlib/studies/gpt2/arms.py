@@ -15,8 +15,6 @@ from seqlib.models.experts import as_numbers, drawn
 from seqlib.studies.gpt2 import bases
 from seqlib.studies.gpt2.specs import ALPHA, LORA, RANK
 
-WEIGHTS_OF = {"lora-all": "all-linear"}  # the others adapt the projections into attention
-
 
 class Dropout(nn.Dropout):
     """Dropout with cheap draws: one of 64 bits serves four elements."""
@@ -31,10 +29,14 @@ def prepare(model: PreTrainedModel, arm: str, r: int = 0, alpha: float = 0.0, dr
             targets: tuple[str, ...] = ()) -> nn.Module:
     """The model with what this arm trains, and all else frozen. Adapters start from torch's global generator.
 
-    Raises UsageError when no layer bears a target's name."""
+    Raises UsageError when no layer bears a target's name, or peft knows no adapter for it."""
     if arm not in LORA:
         return model.requires_grad_(arm == "full")
-    names = WEIGHTS_OF.get(arm) or list(targets) or bases.attention_targets(model)
+    layers = {name.rpartition(".")[2] for name, m in model.named_modules() if hasattr(m, "weight") and m.weight.ndim == 2}
+    absent = [name for name in targets if not any(f".{path}".endswith(f".{name}") for path, _ in model.named_modules())]
+    if absent:
+        raise UsageError(f"target {absent[0]!r} matches no layer of the base; it has {', '.join(sorted(layers))}")
+    names = "all-linear" if arm == "lora-all" else list(targets) or bases.ATTENTION.get(model.config.model_type)
     config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=names, bias="none", task_type="CAUSAL_LM",
                         use_rslora=arm == "rslora", use_dora=arm == "dora",
                         fan_in_fan_out=model.config.model_type == "gpt2" and arm != "lora-all")
@@ -42,10 +44,9 @@ def prepare(model: PreTrainedModel, arm: str, r: int = 0, alpha: float = 0.0, dr
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft sets it where GPT-2's layers want it
             return get_peft_model(model, config)
-    except ValueError as error:
-        layers = sorted({name.rpartition(".")[2] for name, m in model.named_modules()
-                         if hasattr(m, "weight") and m.weight.ndim == 2})
-        raise UsageError(f"targets {names} match no layer of the base; it has {', '.join(layers)}") from error
+    except ValueError as error:  # where none were named, peft has those of many architectures
+        raise UsageError(f"no adapter can be made for {names or 'this base'} ({str(error).splitlines()[0]}); name targets "
+                         f"among {', '.join(sorted(layers))}") from error
 
 
 def quicken(model: nn.Module) -> None:
@@ -63,7 +64,7 @@ def count(model: nn.Module) -> dict[str, int]:
     return {"trainable": sum(n for n, trains in sizes if trains), "total": sum(n for n, _ in sizes)}
 
 
-def parameter_counts(arm: str, base: str) -> dict[str, int]:
-    """Of an arm on a base, without its weights."""
+def parameter_counts(arm: str) -> dict[str, int]:
+    """Of an arm on GPT-2, from its configuration."""
     with torch.device("meta"):
-        return count(prepare(bases.outline(base), arm, RANK, ALPHA))
+        return count(prepare(bases.outline(), arm, RANK, ALPHA))

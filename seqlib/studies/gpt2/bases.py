@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GPT2Config,
@@ -22,9 +22,11 @@ from transformers import (
 
 from seqlib import data, smollm
 from seqlib.errors import SeqlibError, UsageError
-from seqlib.studies.gpt2.specs import BASES, TINY
+from seqlib.studies.gpt2.specs import BASES, TINY, content
 
-ATTENTION = {"gpt2": ("c_attn",), "llama": ("q_proj", "k_proj", "v_proj")}  # projections into attention, by architecture
+ATTENTION = {"gpt2": ["c_attn"], "llama": ["q_proj", "k_proj", "v_proj"]}  # projections into attention, by architecture
+HUB_NAMES = {smollm.GPT2: "openai-community/gpt2"}
+ANOTHER = f"choose {', '.join(BASES[:2])}, a folder with a saved model, or a causal model of the hub"
 
 
 @dataclass(frozen=True)
@@ -44,46 +46,53 @@ def locate(name: str) -> Base:
         found = data.locate(name)
         return Base(name, Path(found.path).parent, found.sha256)
     folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else _from_hub(name)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights or not (folder / "config.json").exists():
-        raise UsageError(f"base {name!r}: {folder} has no {'*.safetensors' if not weights else 'config.json'}; save the model "
-                         "there with save_pretrained, or name another base")
-    return Base(name, folder, _hash(tuple(weights), tuple(w.stat().st_mtime_ns for w in weights)))
+    if (folder / "adapter_config.json").exists():
+        raise UsageError(f"base {name!r}: {folder} holds an adapter, which is no base; name the model that it belongs to")
+    for wanted in ("*.safetensors", "config.json"):
+        if not list(folder.glob(wanted)):
+            raise UsageError(f"base {name!r}: {folder} has no {wanted}; save the model there, or {ANOTHER}")
+    return Base(name, folder, content(str(folder)))
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    way_out = f"choose {', '.join(BASES[:2])}, a folder with a saved model, or a causal model of the hub"
     try:
         return Path(snapshot_download(name, allow_patterns=smollm.WEIGHTS, local_files_only=not data.hub()))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError) as error:
-        why = "does not exist on the hub" if data.hub() else "is no folder, and the hub cannot be reached to look for it"
-        raise UsageError(f"base {name!r} {why}; {way_out}") from error
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise UsageError(f"base {name!r} is no folder and does not exist on the hub; {ANOTHER}") from error
+    except LocalEntryNotFoundError as error:
+        raise UsageError(f"base {name!r} is no folder, and the hub cannot be reached to look for it; {ANOTHER}") from error
+    except Exception as error:  # whatever else the hub's client raises: the way out is the same
+        raise SeqlibError(f"base {name!r}: the hub did not give it ({_first_line(error)}); {ANOTHER}") from error
 
 
-@functools.lru_cache(maxsize=8)
-def _hash(files: tuple[Path, ...], _changed: tuple[int, ...]) -> str:
-    """sha256 over the hashes of all shards."""
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @functools.lru_cache(maxsize=4)
 def tokenizer(base: Base) -> PreTrainedTokenizerFast:
+    """The base's tokenizer, which cuts nothing off. Raises SeqlibError where there is none."""
     if base.folder is None:
         plain = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
         plain.pre_tokenizer, plain.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
         return PreTrainedTokenizerFast(tokenizer_object=plain)
-    return AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False, use_fast=True)
+    try:
+        found = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False, use_fast=True)
+        found.backend_tokenizer.no_truncation()
+        found.backend_tokenizer.no_padding()
+        return found
+    except Exception as error:  # of many kinds, as many as there are tokenizers
+        raise SeqlibError(f"base {base.name!r} has no tokenizer that can be loaded ({_first_line(error)}); save one beside its "
+                          "weights with save_pretrained") from error
 
 
 def model(base: Base) -> PreTrainedModel:
-    """The base in float32 with attention by `scaled_dot_product_attention` and no cache of keys while it trains."""
+    """The base in float32 with attention by `scaled_dot_product_attention` and no cache of keys while it trains.
+
+    Raises SeqlibError when it is no causal language model or its weights are damaged."""
     if base.folder is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -92,32 +101,24 @@ def model(base: Base) -> PreTrainedModel:
         try:
             made = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, use_safetensors=True,
                                                         trust_remote_code=False)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise SeqlibError(f"base {base.name!r} cannot be loaded as a causal language model ({reason}); name another"
-                              ) from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise SeqlibError(f"base {base.name!r} cannot be loaded as a causal language model ({_first_line(error)}); "
+                              f"{ANOTHER}") from error
     made.config.use_cache = False
     return made
 
 
-def outline(name: str) -> PreTrainedModel:
-    """The architecture without weights, to count by; GPT-2's needs no download."""
-    if name == smollm.GPT2:
-        config = GPT2Config()
-    elif name == TINY:
-        config = _tiny_config()
-    else:
-        config = AutoConfig.from_pretrained(locate(name).folder, trust_remote_code=False)
+def outline() -> PreTrainedModel:
+    """GPT-2's architecture without weights, to count by."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(GPT2Config())
 
 
-def attention_targets(base: PreTrainedModel) -> list[str]:
-    """Names of the projections into attention, which are what the document adapts (`c_attn` in GPT-2)."""
-    kind = base.config.model_type
-    if kind not in ATTENTION:
-        raise UsageError(f"no attention targets are known for models of type {kind!r}; name them with targets")
-    return list(ATTENTION[kind])
+def check_context(made: PreTrainedModel, context: int) -> None:
+    """Raises UsageError where a base has fewer positions than a window."""
+    most = getattr(made.config, "max_position_embeddings", None)
+    if most and context > most:
+        raise UsageError(f"context: {context} is more than the {most} positions of the base; lower it")
 
 
 def _tiny_config() -> LlamaConfig:

@@ -29,9 +29,10 @@ PARAGRAPHS, COPIES = 4, 60  # different ones, and how many stand in the text
 
 @dataclass(frozen=True)
 class Book:
-    """Tokens (N,) of each part; `sha256` is that of the text."""
+    """Tokens (N,) of each part; `source` is the data set that the text comes from, `sha256` that of the text."""
 
     name: str
+    source: str
     sha256: str
     train: Tensor
     validation: Tensor
@@ -60,6 +61,8 @@ def read(path: str) -> str:
         raise UsageError(f"book_path: {book} is a folder; name a UTF-8 text file in it")
     try:
         content = book.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"book_path: {book} cannot be read ({error.strerror}); name a UTF-8 text file") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"book_path: {book} is not UTF-8 (byte {error.start}); convert it, e.g. with iconv -t UTF-8"
                          ) from error
@@ -79,7 +82,8 @@ def load(base: bases.Base, text: str, book_path: str = "") -> Book:
         whole = lorem() if text == LOREM else read(book_path)
         cuts = [0, len(whole) * 8 // 10, len(whole) * 9 // 10, len(whole)]
         parts = [[whole[a:b]] for a, b in zip(cuts, cuts[1:])]
-    return Book(text, hashlib.sha256(whole.encode()).hexdigest(), *(tokens(base, part) for part in parts))
+    source = plays.ALL if text == SHAKESPEARE else book_path or text
+    return Book(text, source, hashlib.sha256(whole.encode()).hexdigest(), *(tokens(base, part) for part in parts))
 
 
 @functools.lru_cache(maxsize=2)

@@ -33,7 +33,8 @@ def show_training(records, name: str, smooth: int = 1) -> None:
                 data=pd.concat([own.assign(text=text) for text, own in texts.items()]),
                 alt="Training loss by step, a line an arm.",
                 caption=f"Training loss, nats a token: {'; '.join(told)}." + (
-                    f" Means of {smooth} steps." if smooth > 1 else "") + " Band: range of the seeds.")
+                    f" Means of {smooth} steps." if smooth > 1 else "") + (
+                    " Band: range of the seeds." if any(own.seed.nunique() > 1 for own in texts.values()) else ""))
 
 
 def show_rates(records) -> None:
@@ -56,10 +57,10 @@ def show_arms(records) -> None:
     means = own.groupby("label")[["test_loss_nats", "forgetting_nats"]].mean()
     trained = means.drop(index="frozen", errors="ignore")
     least, most = trained.forgetting_nats.idxmin(), trained.forgetting_nats.idxmax()
-    axes = {"test_loss_nats": "loss on held-out plays, nats", "forgetting_nats": "forgotten, nats"}
+    axes = {"test_loss_nats": "loss on text held out, nats", "forgetting_nats": "forgotten, nats"}
     show.figure(lambda: figures.dots(own, axes), name="gpt2-arms", data=own[["label", "seed", "lr", *axes]],
-                alt="Loss on held-out text and loss gained on other text, a row an arm, a dot a seed.",
-                caption=f"Lowest loss on held-out plays: {trained.test_loss_nats.idxmin()} {trained.test_loss_nats.min():.3f}. "
+                alt="Loss on text held out and loss gained on other text, a row an arm, a dot a seed.",
+                caption=f"Lowest loss on text held out: {trained.test_loss_nats.idxmin()} {trained.test_loss_nats.min():.3f}. "
                         f"Least forgotten: {least} {trained.forgetting_nats[least]:+.4f}, most: {most} "
                         f"{trained.forgetting_nats[most]:+.4f} nats. Dots: seeds; bars: means.")
 
@@ -76,10 +77,9 @@ def show_ranks(records) -> None:
     means = data.groupby("x").value.mean()
     ranks = ", ".join(f"{r} {value:.3f}" for r, value in means.items())
     across = ", ".join(f"{name} {value:.3f}" for name, value in levels.items())
-    show.figure(lambda: figures.lines({"LoRA on attention": data}, "rank", "loss on held-out plays, nats", True, levels),
-                name="gpt2-ranks", data=data, alt="Loss on held-out text by rank of LoRA.",
-                caption=f"Loss by rank: {ranks} (the document's is {RANK}); {across}. Each rank at its own rate. Band: range "
-                        "of the seeds.")
+    show.figure(lambda: figures.lines({"LoRA on attention": data}, "rank", "loss on text held out, nats", True, levels),
+                name="gpt2-ranks", data=data, alt="Loss on text held out by rank of LoRA.",
+                caption=f"Loss by rank: {ranks} (the document's is {RANK}); {across}. Band: range of the seeds.")
 
 
 def show_published(records) -> None:

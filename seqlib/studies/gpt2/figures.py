@@ -17,7 +17,7 @@ def colour(label: str):
     return _PALETTE[FAMILY[label.partition("-r")[0]]]
 
 
-def dots(frame: pd.DataFrame, metrics: dict[str, str], joined: bool = False) -> Figure:
+def dots(frame: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     """One panel a metric (with the label of its axis): every seed a dot, means as bars, labels by the first metric's mean."""
     order = frame.groupby("label")[next(iter(metrics))].mean().sort_values().index
     figure, axes = plt.subplots(1, len(metrics), figsize=(9, 1.2 + 0.32 * len(order)), sharey=True, squeeze=False)

@@ -29,6 +29,12 @@ def fair(records, size: str) -> pd.DataFrame:
     return own[(own.batch == params.batch) if size == "main" else (own.batch == params.small_batch)]
 
 
+def live(records, params) -> list:
+    """The live runs of the main pair, the notebook's own."""
+    own = {"stage": "final", "protocol": "fair", "batch": params.batch}
+    return [r for r in records if all(r.spec[k] == v for k, v in own.items())]
+
+
 def grid(records) -> pd.DataFrame:
     """Validation losses of the runs that choose the learning rates: label, lr, value."""
     rows = [(label(r.spec), r.spec["lr"], r.metrics["val_loss_nats"]) for r in records if r.spec["stage"] == "grid"]
@@ -50,9 +56,9 @@ def told_rates(records) -> str:
     other = [name for name in used.index if used[name] != chosen.get(name)]
     ends = grid(records).groupby("label").lr.agg(["min", "max"])
     at_end = [name for name in chosen.index if chosen[name] in tuple(ends.loc[name])]
-    return (("Every arm has the rate of lowest validation loss" if not other else
-             f"Not at the rate of lowest validation loss: {', '.join(other)}")
-            + f" ({len(grid(records))} runs of seed {GRID_SEED}, none of which is reported below)."
+    return (("Every arm and rank below has the rate of lowest validation loss" if not other else
+             f"**Not at the rate of lowest validation loss: {', '.join(other)}**")
+            + f" ({len(grid(records))} runs with seeds from {GRID_SEED} on, none of which is reported below)."
             + (f" At an end of the grid, so a better one may lie beyond: {', '.join(at_end)}." if at_end else ""))
 
 
@@ -104,7 +110,8 @@ def results(own: pd.DataFrame) -> pd.DataFrame:
     for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
         row = {"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
                "test loss, nats": interval(runs.test_loss_nats, 3),
-               "nats / character": runs.test_nats_per_character.mean(), "perplexity": runs.test_perplexity.mean(),
+               "gain, nats": interval(runs.gain_nats, 3), "nats / character": runs.test_nats_per_character.mean(),
+               "perplexity": runs.test_perplexity.mean(),
                "forgets, nats": interval(runs.forgetting_nats, 3), "trains, %": runs.trainable_percent.mean()}
         rows.append(row | ({} if name == "frozen" else {"saved, MB": runs.saved_bytes.mean() / MB}))
     return pd.DataFrame(rows)
@@ -115,7 +122,7 @@ def cost(own: pd.DataFrame) -> pd.DataFrame:
     for name, runs in sorted(own[own.label != "frozen"].groupby("label"), key=lambda item: item[1].step_seconds.median()):
         rows.append({"arm": name, "runs": len(runs), "trainable": f"{runs.trainable.iloc[0]:,.0f}",
                      "s / step": runs.step_seconds.median(), "tokens / s": runs.tokens_per_second.median(),
-                     "peak memory, MB": runs.peak_rss_mb.median(), "saved, MB": runs.saved_bytes.median() / MB})
+                     "peak memory, MB": runs.peak_memory_mb.median(), "saved, MB": runs.saved_bytes.median() / MB})
     return pd.DataFrame(rows)
 
 
@@ -130,7 +137,7 @@ def published(records) -> pd.DataFrame:
         seen = runs.batch.iloc[0] * runs.steps.iloc[0] * runs.context.iloc[0] / (0.9 * runs.slice_tokens.iloc[0])
         rows.append({"text": text, "arm": name, "seeds": len(runs), "steps": runs.steps.iloc[0], "a token is seen, times": seen,
                      "validation perplexity": interval(runs.val_perplexity, 2),
-                     "perplexity, text held out": interval(runs.test_perplexity, 2),
+                     "perplexity, another part of the text": interval(runs.test_perplexity, 2),
                      "forgets, nats": interval(runs.forgetting_nats, 3)})
     return pd.DataFrame(rows)
 
@@ -151,7 +158,7 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     own = fair(records, "small")
     means = own.groupby("label").test_loss_nats.mean() if len(own) else {}
     figures = ", ".join(f"{name} {means[name]:.3f}" for name in ("full", "lora", "frozen") if name in means)
-    told = f" Test loss at a rate chosen for each: {figures}." if figures else ""
+    told = f" Loss on text held out: {figures}." if figures else ""
     return f"Full fine-tuning over LoRA: {verdicts['G04'].verdict}.{told}"
 
 
@@ -171,8 +178,8 @@ def fair_pair(records) -> str:
     told = "; ".join(f"{name} {interval(runs.test_loss_nats, 3)}" for name, runs in means.items())
     seen = int(own.steps.max() * own.batch.max() * own.context.max())
     forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in ("full", "lora") if name in means)
-    return (f"On held-out plays, nats a token, each at its own rate and on the same {seen:,} tokens: {told}. "
-            f"What each forgets of other text, nats: {forgot}.")
+    return (f"On text held out, nats a token, after the same {seen:,} tokens: {told}. What each forgets of other text, nats: "
+            f"{forgot}.")
 
 
 def meaning(records) -> str:
@@ -199,8 +206,8 @@ def savings(records) -> str:
     own = fair(records, "small")
     if own.empty:
         return NOT_YET
-    figures = ["trainable", "peak_rss_mb", "saved_bytes", "step_cpu_seconds"]
+    figures = ["trainable", "peak_memory_mb", "saved_bytes", "step_cpu_seconds"]
     both = own[own.label.isin(("full", "lora"))].groupby("label")[figures].median()
     share = both.loc["lora"] / both.loc["full"]
     return (f"LoRA has {share.trainable:.2%} of the trainable parameters, {share.saved_bytes:.2%} of the saved bytes, "
-            f"{share.peak_rss_mb:.0%} of the peak memory and {share.step_cpu_seconds:.0%} of a step's processor time.")
+            f"{share.peak_memory_mb:.0%} of the peak memory and {share.step_cpu_seconds:.0%} of a step's processor time.")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -29,7 +30,7 @@ from seqlib.studies.gpt2.train import Scored, State, nats, train
 VALIDATION, TEST, ELSEWHERE = 2048, 4096, 2048  # tokens of the evaluations
 PROMPTS = ("ROMEO:\nWhat shall I do?", "The data set has", "Lorem ipsum dolor sit amet,")
 WRITTEN, TEMPERATURE = 40, 0.8  # tokens of a sample
-EVALUATED = 4  # windows at once
+AT_ONCE = 4  # windows of an evaluation
 ABOUT = "seqlib.json"  # beside an adapter: which base it belongs to
 
 
@@ -50,28 +51,33 @@ def run(spec) -> Record:
 
 @dataclass(frozen=True)
 class Texts:
-    """First tokens of the windows of a run; those of `train` are drawn from, all others are evaluated in order."""
+    """`train`: first tokens of the windows of the book's training part that a run draws from. `validation` and `test`: the
+    windows (N, T + 1) that it is evaluated on, in order; a run that chooses a rate has no test."""
 
     book: books.Book
     train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-    within: Tensor  # what `train` and `validation` index into, published protocol
+    validation: Tensor
+    test: Tensor | None
 
 
 def texts_of(spec, base: bases.Base) -> Texts:
     """Raises UsageError on a text that is too short."""
     book, T = books.load(base, spec.text, spec.book_path), spec.context
-    test = books.spread(books.starts(len(book.test), T, T, f"{book.name}, test"), max(1, TEST // T))
+
+    def apart(part: Tensor, name: str, most: int) -> Tensor:
+        first = books.starts(len(part), T, T, f"{book.name}, {name}")
+        return books.windows(part, books.spread(first, max(1, most // T)), T)
+
+    test = apart(book.test, "test", TEST) if spec.stage == "final" else None
     if spec.protocol == "fair":
-        first = books.starts(len(book.train), T, T, book.name)
-        validation = books.starts(len(book.validation), T, T, f"{book.name}, validation")
-        return Texts(book, first, books.spread(validation, max(1, VALIDATION // T)), test, book.train)
+        held = apart(book.validation, "validation", VALIDATION)
+        return Texts(book, books.starts(len(book.train), T, T, book.name), held, test)
     N = spec.slice_tokens
     if N > len(book.train):
         raise UsageError(f"slice_tokens: {N} is more than the {len(book.train)} tokens of {book.name}; lower it")
-    first = books.starts(N - N // 10, T, 1, "the slice")
-    return Texts(book, first, N - N // 10 + books.starts(N // 10, T, 1, "a tenth of the slice"), test, book.train)
+    cut = N - N // 10
+    overlapping = books.windows(book.train, cut + books.starts(N - cut, T, 1, "a tenth of the slice"), T)
+    return Texts(book, books.starts(cut, T, 1, "the slice"), overlapping, test)
 
 
 def order(spec, texts: Texts) -> np.ndarray:
@@ -91,7 +97,7 @@ def train_and_describe(spec) -> Record:
     with torch.random.fork_rng(devices=[]):
         state, resumed, before = tuned(spec, base, texts)
         metrics, curves = describe(spec, base, texts, state, before)
-    source = provenance(MODULES, texts.book.sha256, data=texts.book.name, base_sha256=base.sha256, started_unix=round(began),
+    source = provenance(MODULES, texts.book.sha256, data=texts.book.source, base_sha256=base.sha256, started_unix=round(began),
                         resumed=resumed, wall_seconds=round(time.perf_counter() - clock, 3))
     return Record.of(spec, metrics, curves, source)
 
@@ -99,33 +105,31 @@ def train_and_describe(spec) -> Record:
 def tuned(spec, base: bases.Base, texts: Texts, accelerator=None) -> tuple[State, bool, dict]:
     """A trained state, whether it was resumed, and what the base alone says and loses."""
     torch.manual_seed(spec.seed)
-    model = prepare(bases.model(base), spec.arm, spec.r, spec.alpha, spec.dropout, spec.targets)
-    state, path = State.start(model, spec.lr, spec.steps), checkpoint_path(spec)
-    if accelerator is not None:
-        state.scored.to(accelerator.device)
-    before = {"elsewhere": forgotten(state.scored, spec, base)} if spec.stage == "final" else {}
+    model = bases.model(base)
+    bases.check_context(model, spec.context)
+    model = prepare(model, spec.arm, spec.r, spec.alpha, spec.dropout, spec.targets)
+    state = State.start(model.to((accelerator or Accelerator()).device), spec.lr, spec.steps)
+    before = {} if texts.test is None else {"test": nats(state.scored, texts.test, AT_ONCE),
+                                            "elsewhere": forgotten(state.scored, spec, base)}
     if not spec.steps:
         return state, False, before
-    resumed, alone = resume(state, path), accelerator is None
-    starts, held = order(spec, texts), validation_of(spec, texts)
-    finite(spec, lambda: train(state, lambda i: books.windows(texts.within, starts[i], spec.context), spec.steps, spec.seed,
-                               sorted({max(1, spec.steps // 2), spec.steps}),
-                               lambda scored: nats(scored, held, EVALUATED),
-                               (lambda tensors: write_atomically(path, save(tensors))) if alone else None, accelerator))
-    path.unlink(missing_ok=True)
+    starts, path = order(spec, texts), checkpoint_path(spec)
+    resumed = accelerator is None and resume(state, path)  # several processes start anew: they share no scratch
+    finite(spec, lambda: train(
+        state, lambda i: books.windows(texts.book.train, starts[i], spec.context), spec.steps, spec.seed,
+        sorted({max(1, spec.steps // 2), spec.steps}), lambda scored: nats(scored, texts.validation, AT_ONCE),
+        (lambda tensors: write_atomically(path, save(tensors))) if accelerator is None else None, accelerator))
+    if accelerator is None:
+        path.unlink(missing_ok=True)
     return state, resumed, before
-
-
-def validation_of(spec, texts: Texts) -> Tensor:
-    part = texts.book.validation if spec.protocol == "fair" else texts.within
-    return books.windows(part, texts.validation, spec.context)
 
 
 def forgotten(scored: Scored, spec, base: bases.Base) -> float:
     """Loss on text from outside the book."""
     part = books.elsewhere(base)
-    first = books.spread(books.starts(len(part), spec.context, spec.context, "elsewhere"), ELSEWHERE // spec.context)
-    return nats(scored, books.windows(part, first, spec.context), EVALUATED)
+    first = books.spread(books.starts(len(part), spec.context, spec.context, "elsewhere"),
+                         max(1, ELSEWHERE // spec.context))
+    return nats(scored, books.windows(part, first, spec.context), AT_ONCE)
 
 
 def finite(spec, call):
@@ -137,26 +141,25 @@ def finite(spec, call):
 
 def describe(spec, base: bases.Base, texts: Texts, state: State, before: dict) -> tuple[dict, dict]:
     """Metrics and curves of a trained model; those of the stage `grid` stop at the validation loss."""
-    T, held = spec.context, validation_of(spec, texts)
     if not spec.steps:
-        state.val_steps, state.val_loss = [0], [nats(state.scored, held, EVALUATED)]
+        state.val_steps, state.val_loss = [0], [nats(state.scored, texts.validation, AT_ONCE)]
     loss = state.val_loss[-1]
     metrics = count(state.scored) | {"val_loss_nats": loss, "val_perplexity": np.exp(loss),
-                                     "val_nats_per_character": per_character(loss, base, held)}
+                                     "val_nats_per_character": per_character(loss, base, texts.validation)}
     metrics["trainable_percent"] = 100 * metrics["trainable"] / metrics["total"]
     if spec.steps:
         step = float(np.median(state.step_seconds))
         metrics |= {"seconds": sum(state.step_seconds), "step_seconds": step,
                     "step_cpu_seconds": float(np.median(state.step_cpu_seconds)),
-                    "tokens_per_second": spec.batch * T / step, "peak_rss_mb": state.peak_rss_mb,
+                    "tokens_per_second": spec.batch * spec.context / step, "peak_memory_mb": state.peak_memory_mb,
                     "train_loss_nats": float(np.mean(state.train_loss[-10:]))}
     curves = {name: getattr(state, name) for name in ("train_loss", "val_steps", "val_loss")}
     if spec.stage == "final":
-        windows = books.windows(texts.book.test, texts.test, T)
-        test = nats(state.scored, windows, EVALUATED)
+        test = nats(state.scored, texts.test, AT_ONCE)
         after = forgotten(state.scored, spec, base)
         metrics |= {"test_loss_nats": test, "test_perplexity": np.exp(test),
-                    "test_nats_per_character": per_character(test, base, windows),
+                    "test_nats_per_character": per_character(test, base, texts.test),
+                    "test_loss_nats_before": before["test"], "gain_nats": before["test"] - test,
                     "elsewhere_loss_nats_before": before["elsewhere"], "elsewhere_loss_nats": after,
                     "forgetting_nats": after - before["elsewhere"]}
         metrics |= saved(spec, base, state.scored.model)
@@ -204,11 +207,17 @@ def weights_path(spec) -> Path:
 def adapted(base: bases.Base, folder: Path):
     """The base with a saved adapter. Raises UsageError when the adapter belongs to another base."""
     folder = Path(folder)
-    if not (folder / "adapter_config.json").exists():
-        raise UsageError(f"no adapter in {folder}; name a folder that save_pretrained of an adapter has written")
-    about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).exists() else None
-    named = about["base"] if about else PeftConfig.from_pretrained(folder).base_model_name_or_path or "unknown"
-    if about["sha256"] != base.sha256 if about else named not in (base.name, str(base.folder)):
+    for wanted in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / wanted).exists():
+            raise UsageError(f"no adapter in {folder}: it has no {wanted}; name a folder that peft has saved one to")
+    try:
+        about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).exists() else None
+        named = about["base"] if about else PeftConfig.from_pretrained(folder).base_model_name_or_path or "unknown"
+        same = about["sha256"] == base.sha256 if about else named in (
+            base.name, str(base.folder), bases.HUB_NAMES.get(base.name))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"adapter {folder}: {ABOUT} or adapter_config.json is damaged; save the adapter anew") from error
+    if not same:
         raise UsageError(f"adapter {folder} belongs to the base {named!r}, not to {base.name!r}; load it on its own")
     return PeftModel.from_pretrained(bases.model(base), folder)
 

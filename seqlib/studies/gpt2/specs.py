@@ -1,10 +1,14 @@
 """Settings of a run (`TuneSpec`), parameters of the notebook, and which runs they ask for."""
 
+import hashlib
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from seqlib import data, smollm
+from seqlib.errors import SeqlibError
 from seqlib.record import Spec
 from seqlib.study import Params, known_arms
 
@@ -31,13 +35,16 @@ GRID_SEED = 1000  # of the runs that choose a learning rate: none of theirs is r
 class TuneSpec(Spec):
     """A run of one arm. `published` draws windows, one token apart, from the first `slice_tokens` tokens of the text and
     validates on the last tenth of that slice; `fair` draws windows that do not overlap and holds whole parts of the text out.
-    A run of the stage `grid` chooses a learning rate and sees validation text alone."""
+    A run of the stage `grid` chooses a learning rate and sees validation text alone. A base or book of the user's goes into the
+    spec with the hash of its content, so that a changed file is another run."""
 
     study: Literal["gpt2"] = "gpt2"
     arm: Literal[ARMS]
     base: str = smollm.BASE
+    base_sha256: str = ""
     text: Literal[TEXTS] = SHAKESPEARE
     book_path: str = ""
+    book_sha256: str = ""
     protocol: Literal[PROTOCOLS] = "fair"
     stage: Literal["grid", "final"] = "final"
     context: int = Field(128, ge=2, le=8192)
@@ -54,6 +61,10 @@ class TuneSpec(Spec):
     def belongs(self):
         if (self.r > 0) != (self.arm in LORA):
             raise ValueError(f"r is {self.r}: LoRA arms want a rank of 1 or more, others have none")
+        if self.arm in LORA and self.alpha <= 0 or self.arm not in LORA and (self.alpha or self.dropout or self.targets):
+            raise ValueError(f"alpha is {self.alpha}: LoRA arms want one above 0, others neither alpha, dropout nor targets")
+        if (self.steps > 0) != (self.lr > 0):
+            raise ValueError(f"lr is {self.lr}: a run with steps wants a rate above 0, the frozen base none")
         if (self.arm == "frozen") != (self.steps == 0):
             raise ValueError(f"steps is {self.steps}: the frozen base trains for none, others for one or more")
         if (self.slice_tokens > 0) != (self.protocol == "published"):
@@ -107,9 +118,12 @@ class TuneParams(Params):
     def adds_up(self):
         if not any((self.seeds, self.small_seeds, self.grid_seeds, *self.published_seeds.values())):
             raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
+        wrong = [name for name in self.lr if not re.fullmatch(f"({'|'.join(ARMS[:-1])})(-r[1-9][0-9]*)?", name)]
+        if wrong:
+            raise ValueError(f"lr has a rate for {wrong[0]!r}; choose from {', '.join(ARMS[:-1])}, or a rank such as lora-r16")
         if not {"full", "lora"} <= set(self.lr):
             raise ValueError(f"lr has rates for {', '.join(self.lr) or 'nothing'}; it wants one for full and one for lora")
-        if (self.text == FILE) != bool(self.book_path):
+        if (FILE in (self.text, *self.published_seeds)) != bool(self.book_path):
             raise ValueError("text and book_path go together: text 'file' with a book_path, any other without")
         if any(self.published_seeds.values()) and self.slice_tokens < 10 * (self.context + 2):
             raise ValueError(f"slice_tokens is {self.slice_tokens}: the last tenth of it has to hold two windows of "
@@ -118,14 +132,31 @@ class TuneParams(Params):
 
 
 def choose() -> str:
-    """GPT-2 where it can be had, else the stand-in."""
-    return data.first(smollm.GPT2, smollm.BASE).name
+    """GPT-2 where it can be had, else the stand-in (which a run may then have to do without)."""
+    try:
+        return data.locate(smollm.GPT2).name
+    except data.WrongFile:
+        raise
+    except SeqlibError:
+        return smollm.BASE
+
+
+def content(path: str) -> str:
+    """sha256 of a file, or of the weights in a folder; empty where there is none, which the run itself will say."""
+    given, whole = Path(path).expanduser(), hashlib.sha256()
+    files = sorted(given.glob("*.safetensors")) if given.is_dir() else [given] if given.is_file() else []
+    for found in files:
+        with found.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest() if files else ""
 
 
 def specs_of(params: TuneParams) -> list[TuneSpec]:
-    """All runs, seed by seed, the grid first. Raises SeqlibError when no base can be had."""
-    common = {"base": choose() if params.base == "auto" else params.base, "context": params.context}
-    fair = common | {"text": params.text, "book_path": params.book_path}
+    """All runs, seed by seed, the grid first."""
+    base = choose() if params.base == "auto" else params.base
+    common = {"base": base, "base_sha256": "" if base in BASES else content(base), "context": params.context}
+    book = {"book_path": params.book_path, "book_sha256": content(params.book_path)} if params.book_path else {}
+    fair = common | {"text": params.text} | (book if params.text == FILE else {})
 
     def one(arm: str, r: int = params.rank, **more) -> TuneSpec:
         if arm == "frozen":
@@ -150,7 +181,7 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
         specs += [one(a, r, **fair, batch=batch, steps=params.steps, seed=s, lr=rate(a, r))
                   for s in range(seeds) for a, r in chosen]
     for text, seeds in params.published_seeds.items():
-        own = common | {"text": text, "slice_tokens": params.slice_tokens}
+        own = common | {"text": text, "slice_tokens": params.slice_tokens} | (book if text == FILE else {})
         specs += [published(one, arm, own | {"seed": s}, params) for s in range(seeds) for arm in ("full", "lora")]
     return list({spec.key: spec for spec in specs}.values())
 

@@ -1,8 +1,8 @@
 """The fine-tuning loop of every arm: AdamW, a cosine schedule behind a warm-up, cross-entropy in nats a token.
 
 The loop is one for a process of its own and for several that `accelerate launch` starts: each takes its share of every batch.
-What it does for speed, and changes no result: logits exist for a block of tokens at a time, one fused pass of the optimizer,
-cheap draws for the adapters' dropout.
+What it does for speed: logits exist for a block of tokens at a time, one fused pass of the optimizer, cheap draws for the
+adapters' dropout, of the same rate as PyTorch's but other masks.
 """
 
 import time
@@ -19,7 +19,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from seqlib.errors import UsageError
 from seqlib.models.loss import blockwise_cross_entropy
-from seqlib.provenance import peak_rss_mb
+from seqlib.provenance import peak_rss_mb, reset_peak_rss
 from seqlib.studies.gpt2.arms import quicken
 from seqlib.studies.gpt2.specs import DECAY, WARM_UP
 
@@ -62,13 +62,15 @@ class Scored(nn.Module):
 
 @dataclass
 class State:
-    """A model in training with its optimizer, its schedule and its curves; `peak_rss_mb` is that of the first three steps."""
+    """A model in training with its optimizer, its schedule and its curves; `peak_memory_mb` is that of the first three steps:
+    resident set of the process, or what was allocated on a GPU. `gradient_norm` is that of the last step."""
 
     scored: Scored
     optimizer: torch.optim.AdamW | None  # None where nothing is trained
     schedule: torch.optim.lr_scheduler.LambdaLR | None
     step: int = 0
-    peak_rss_mb: float = 0.0
+    peak_memory_mb: float = 0.0
+    gradient_norm: float = 0.0
     train_loss: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
     step_cpu_seconds: list[float] = field(default_factory=list)
@@ -89,7 +91,7 @@ class State:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs; what is frozen is not among it."""
-        out = {"step": torch.tensor(self.step), "peak_rss_mb": torch.tensor(self.peak_rss_mb)}
+        out = {"step": torch.tensor(self.step), "peak_memory_mb": torch.tensor(self.peak_memory_mb)}
         for name, p in self.trained().items():
             out |= {f"weight.{name}": p.detach()} | {f"adam.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
         return out | {f"curve.{k}": torch.tensor(getattr(self, k), dtype=torch.float64) for k in CURVES}
@@ -101,7 +103,7 @@ class State:
         for k in CURVES:
             setattr(self, k, saved[f"curve.{k}"].tolist())
         self.val_steps = [int(step) for step in self.val_steps]
-        self.step, self.peak_rss_mb = int(saved["step"]), float(saved["peak_rss_mb"])
+        self.step, self.peak_memory_mb = int(saved["step"]), float(saved["peak_memory_mb"])
         self.schedule.last_epoch = self.step
         for group, rate in zip(self.optimizer.param_groups, self.schedule.base_lrs):
             group["lr"] = rate * self.schedule.lr_lambdas[0](self.step)
@@ -123,6 +125,8 @@ def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int,
     rank, processes = accelerator.process_index, accelerator.num_processes
     scored, optimizer = accelerator.prepare(state.scored, state.optimizer)
     scored.train()
+    if not state.step:
+        reset_peak_rss()  # what loading and tokenizing took is no memory of the training
     while state.step < steps:
         started, cpu = time.perf_counter(), time.process_time()
         tokens = batches(state.step)
@@ -133,6 +137,8 @@ def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int,
         loss = scored(tokens) / tokens[:, 1:].numel()
         optimizer.zero_grad()
         accelerator.backward(loss)  # the mean over processes
+        if state.step + 1 == steps:
+            state.gradient_norm = float(torch.nn.utils.get_total_norm([p.grad for p in state.trained().values()]))
         optimizer.step()
         state.schedule.step()
         state.train_loss.append(float(accelerator.reduce(loss.detach(), "mean")))
@@ -142,7 +148,8 @@ def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int,
         if not state.train_loss[-1] < float("inf"):
             raise FloatingPointError(f"training loss is {state.train_loss[-1]} at step {state.step}")
         if len(state.step_seconds) == min(3, steps):
-            state.peak_rss_mb = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else peak_rss_mb()
+            on_gpu = accelerator.device.type == "cuda"
+            state.peak_memory_mb = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mb()
         if state.step in validate_at:
             state.val_steps.append(state.step)
             state.val_loss.append(validate(state.scored))
