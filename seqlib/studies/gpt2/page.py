@@ -29,6 +29,12 @@ def fair(records, size: str) -> pd.DataFrame:
     return own[(own.batch == params.batch) if size == "main" else (own.batch == params.small_batch)]
 
 
+def compared(records) -> pd.DataFrame:
+    """What the comparison of the arms rests on: the small runs, which have most seeds, else the main pair."""
+    own = fair(records, "small")
+    return fair(records, "main") if own.empty else own
+
+
 def live(records, params) -> list:
     """The live runs of the main pair, the notebook's own."""
     own = {"stage": "final", "protocol": "fair", "batch": params.batch}
@@ -49,7 +55,7 @@ def chosen_rates(records) -> pd.Series:
 
 def told_rates(records) -> str:
     """Whether the final runs have the rates that validation text chose, and whether a choice lies at the grid's end."""
-    chosen, own = chosen_rates(records), fair(records, "small")
+    chosen, own = chosen_rates(records), frame(records, protocol="fair")
     if chosen.empty or own.empty:
         return NOT_YET
     used = own[own.label != "frozen"].groupby("label").lr.first()
@@ -155,7 +161,7 @@ def samples(records) -> pd.DataFrame:
 
 def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     """The answer in one line, for the front page."""
-    own = fair(records, "small")
+    own = compared(records)
     means = own.groupby("label").test_loss_nats.mean() if len(own) else {}
     figures = ", ".join(f"{name} {means[name]:.3f}" for name in ("full", "lora", "frozen") if name in means)
     told = f" Loss on text held out: {figures}." if figures else ""
@@ -171,7 +177,7 @@ def answer(records) -> str:
 
 def fair_pair(records) -> str:
     """Both arms and the base on held-out text, in a sentence."""
-    own = fair(records, "small")
+    own = compared(records)
     if own.empty:
         return NOT_YET
     means = {name: own[own.label == name] for name in ("full", "lora", "frozen") if name in set(own.label)}
@@ -202,8 +208,8 @@ def meaning(records) -> str:
 
 
 def savings(records) -> str:
-    """What LoRA saves against full fine-tuning, by the small runs."""
-    own = fair(records, "small")
+    """What LoRA saves against full fine-tuning, by the same runs."""
+    own = compared(records)
     if own.empty:
         return NOT_YET
     figures = ["trainable", "peak_memory_mb", "saved_bytes", "step_cpu_seconds"]
