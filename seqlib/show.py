@@ -114,6 +114,7 @@ def interactive(controls: dict, draw: Callable[..., str]) -> None:
             shown.value = html.escape(str(error))
 
     for control in controls.values():
+        control.style.description_width = "initial"  # room for the whole word
         control.observe(redraw, "value")
     display(widgets.VBox([*controls.values(), shown]))
 

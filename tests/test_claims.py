@@ -142,6 +142,15 @@ def test_exact_counts_are_compared_to_the_unit():
     assert claims.study_verdicts("airline", {"A01": wrong}, pd.DataFrame())[0].verdict == "contradicted"
 
 
+def test_all_counts_of_one_arm_are_compared_to_the_unit():
+    entry = claims.load()["gpt2"]["claims"]["G01"]
+    row = claims.study_verdicts("gpt2", {"G01": entry}, pd.DataFrame())[0]
+    assert row.verdict == "reproduced" and row.ours == entry["seed"] == {"trainable": 294912, "total": 124734720, "percent": 0.2364}
+    wrong = {**entry, "seed": {**entry["seed"], "total": 124734721}}
+    row = claims.study_verdicts("gpt2", {"G01": wrong}, pd.DataFrame())[0]
+    assert row.verdict == "contradicted" and row.reason == "differs for total"
+
+
 def test_a_fixed_size_holds_only_where_all_counts_are_the_same():
     claim = {"kind": "mechanism", "says": "x", "seed": {"rope": 33665, "sinusoidal": 33665}, "test": {"method": "same size"}}
     claim["test"]["within"] = 0.01
