@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
 
-from seqlib import data, show
+from seqlib import claims, data, show
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.store import Store
@@ -424,6 +425,62 @@ def test_the_archives_rates_are_those_that_its_grid_chose():
     for made in STUDY.specs(STUDY.parameters("full")):
         if made.stage == "final" and made.protocol == "fair" and made.steps:
             assert made.lr == chosen[specs.label(made.model_dump())], specs.label(made.model_dump())
+
+
+def made_up(**values):
+    """An archive of random figures for a plan: what the page says of it has to be sayable, whatever it is."""
+    rng, records = np.random.default_rng(0), []
+    for own in STUDY.specs(STUDY.parameters("full", **values)):
+        names = ["trainable", "total", "trainable_percent", "val_loss_nats", "val_perplexity"]
+        if own.stage == "final":
+            names += ["test_loss_nats", "test_perplexity", "test_nats_per_character", "gain_nats", "forgetting_nats"]
+            names += ["saved_bytes"] if own.steps else []
+        if own.steps:
+            names += ["step_seconds", "step_cpu_seconds", "tokens_per_second", "peak_memory_mb", "seconds"]
+        curves = {"train_loss": rng.uniform(1, 2, own.steps).tolist()}
+        if own.stage == "final" and not own.seed:
+            curves["samples"] = ["a\nb"] * len(run.PROMPTS)
+        source = {"data": own.text, "code_hash": "", "git": {"dirty": False}, "machine": {"cpu": "none", "cores": 1},
+                  "versions": {"torch": "0"}}
+        records.append(Record.of(own, dict(zip(names, rng.uniform(1, 2, len(names)))), curves, source))
+    return records
+
+
+WHOLE = {"seeds": 2, "small_seeds": 8, "grid_seeds": 1, "published_seeds": {"lorem": 8, "shakespeare": 2}, "slice_tokens": 1300,
+         "small_arms": list(specs.ARMS), "ranks": [1, 64]}
+NONE = WHOLE | {"seeds": 0, "small_seeds": 0, "grid_seeds": 0, "published_seeds": {}}
+
+
+@pytest.mark.parametrize("values", [
+    WHOLE, WHOLE | {"seeds": 1, "small_seeds": 1, "published_seeds": {"lorem": 1}}, NONE | {"seeds": 2},
+    NONE | {"small_seeds": 2}, NONE | {"grid_seeds": 2}, NONE | {"published_seeds": {"shakespeare": 6}}],
+    ids=["whole", "one seed", "main alone", "small alone", "grid alone", "published alone"])
+def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_archive(values, monkeypatch):
+    said, drawn, records = [], [], made_up(**values)
+    rows = claims.study_verdicts("gpt2", claims.load()["gpt2"]["claims"], claims.frame(records))
+    verdicts = {row.id: row for row in rows}
+    plan = STUDY.parameters("full", **values)
+    monkeypatch.setattr(type(STUDY), "parameters", lambda self, profile: plan)
+    monkeypatch.setattr(page, "own_verdicts", lambda name: verdicts)
+    monkeypatch.setattr(show, "say", said.append)
+    monkeypatch.setattr(show, "table", lambda frame, *a, **k: said.append(frame.fillna("").to_string()))
+    monkeypatch.setattr(show, "figure", lambda draw, *, caption, **k: (drawn.append(draw()), said.append(caption)))
+    said += [page.answer(records), page.headline(records, verdicts), page.meaning(records), page.told_rates(records),
+             page.describe_archive(records), page.published(records).to_string(), page.samples(records).to_string()]
+    for size in ("main", "small"):
+        page.show_table(page.results, page.fair(records, size), size)
+        page.show_table(page.cost, page.fair(records, size), size)
+    for one in (captions.show_arms, captions.show_ranks, captions.show_rates, captions.show_published):
+        one(records)
+    captions.show_training(page.live(records, plan), "live")
+    for figure in drawn:
+        plt.close(figure)
+    assert not [text for text in said if "nan" in text.lower().split()]
+    if values is WHOLE:
+        assert len(drawn) == 5 and not [text for text in said if "no runs of this yet" in text]
+        assert all(verdicts[f"G0{i}"].verdict != "not run" for i in range(1, 7))
+        assert verdicts["G02"].verdict == verdicts["G03"].verdict == "not comparable"
+        assert verdicts["G04"].seeds == 8 and len(verdicts["G04"].repairs) == 2
 
 
 def test_a_grid_covers_every_arm_and_rank_at_every_rate():

@@ -139,6 +139,8 @@ def rates(records) -> str:
     if frame.empty:
         return NOT_YET
     chosen, tried = best_rates(frame), sorted(frame.lr.unique())
+    if len(tried) < 2:
+        return f"All runs below have a learning rate of {tried[0]:g}; other rates have not been tried yet."
     counts, n = chosen.value_counts(), frame[frame.lr == tried[0]].seed.nunique()
     edge = sum(rate in (tried[0], tried[-1]) for rate in chosen)
     return (f"Learning rates {', '.join(f'{rate:g}' for rate in tried)}, {n} seeds: the lowest mean validation loss is at "
