@@ -16,8 +16,14 @@ def tokenizer_of(gguf: Path) -> str:
 
     The file does not say that SmolLM splits digits; texts without numbers are cut alike."""
     from transformers import AutoTokenizer
+    from transformers.utils import logging
 
-    return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).backend_tokenizer.to_str()
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # its advice on old tokenizers is for those who train one
+    try:
+        return AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).backend_tokenizer.to_str()
+    finally:
+        logging.set_verbosity(before)
 
 
 def hub_tokenizer() -> str:

@@ -60,7 +60,7 @@ def rates(data: pd.DataFrame) -> Figure:
     whole = data.label == "full"
     for ax, title, own in zip(axes, ("adapters", "full fine-tuning"), (data[~whole], data[whole])):
         means = own.groupby(["lr", "label"]).value.mean().unstack("label")
-        shades = sns.color_palette("viridis", means.shape[1]) if means.shape[1] > 1 else [colour("full")]
+        shades = sns.color_palette("viridis", means.shape[1]) if means.shape[1] > 1 else [colour(means.columns[0])]
         for label, shade in zip(means, shades):
             ax.plot(means.index, means[label], marker="o", ms=4, lw=1.4, color=shade, label=label)
         ax.set(title=title, xlabel="learning rate", xscale="log")

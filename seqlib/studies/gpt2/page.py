@@ -114,12 +114,11 @@ def results(own: pd.DataFrame) -> pd.DataFrame:
     """One row an arm or rank, lowest test loss first."""
     rows = []
     for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
-        row = {"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
+        rows.append({"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
                "test loss, nats": interval(runs.test_loss_nats, 3),
                "gain, nats": interval(runs.gain_nats, 3), "nats / character": runs.test_nats_per_character.mean(),
                "perplexity": runs.test_perplexity.mean(),
-               "forgets, nats": interval(runs.forgetting_nats, 3), "trains, %": runs.trainable_percent.mean()}
-        rows.append(row | ({} if name == "frozen" else {"saved, MB": runs.saved_bytes.mean() / MB}))
+               "forgets, nats": interval(runs.forgetting_nats, 3)})
     return pd.DataFrame(rows)
 
 
@@ -132,8 +131,10 @@ def cost(own: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def show_table(make, own: pd.DataFrame, title: str) -> None:
-    show.table(make(own), title, digits=4) if len(own) else show.say(NOT_YET)
+def show_table(make, own, title: str) -> None:
+    """The table that `make` makes of some runs, or that there are none."""
+    table = make(own) if len(own) else own
+    show.table(table, title, digits=4) if len(table) else show.say(NOT_YET)
 
 
 def published(records) -> pd.DataFrame:
@@ -146,6 +147,10 @@ def published(records) -> pd.DataFrame:
                      "perplexity, another part of the text": interval(runs.test_perplexity, 2),
                      "forgets, nats": interval(runs.forgetting_nats, 3)})
     return pd.DataFrame(rows)
+
+
+def show_published(records) -> None:
+    show_table(published, records, "The published protocol on a slice")
 
 
 def samples(records) -> pd.DataFrame:
