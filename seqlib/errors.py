@@ -13,6 +13,11 @@ class UsageError(SeqlibError):
     """A name or a value that is not allowed; the command ends with exit code 2."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of some library says, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def first_problem(error) -> str:
     """A pydantic ValidationError as one line: `name: what is wrong (got value)`."""
     problem = error.errors()[0]

@@ -53,12 +53,12 @@ def hub_gpt2(folder: Path) -> None:
     snapshot_download("openai-community/gpt2", revision=GPT2_COMMIT, local_dir=folder, allow_patterns=WEIGHTS)
 
 
-def convert(gguf: Path, folder: Path) -> None:
-    """Weights of a GGUF model file as float32 safetensors in `folder`, with tokenizer and configuration."""
+def convert(gguf: Path, tokenizer: str, folder: Path) -> None:
+    """Weights of a GGUF model file as float32 safetensors in `folder`, with its configuration and `tokenizer` (JSON)."""
     import torch
     from tokenizers import Tokenizer
     from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     model.save_pretrained(folder, max_shard_size="8GB")
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer_of(gguf))).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer)).save_pretrained(folder)

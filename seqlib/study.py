@@ -52,7 +52,7 @@ class Study:
     """`specs` lists the runs of a parameter set; `group` puts those together that train as one; `run` trains a group and
     returns its records in the order of the specs. `modules` names, for a record's spec, the sources whose hash it carries;
     `data` the data sets of some specs, which a sweep checks before it trains; `arms` maps each arm to a function that counts
-    its parameters; `headline` puts the answer in one line, from the whole archive and the verdicts by claim.
+    its parameters.
     """
 
     name: str
@@ -64,7 +64,11 @@ class Study:
     modules: Callable[[dict], tuple[str, ...]]
     data: Callable[[list[Spec]], Iterable[str]]
     arms: dict[str, Callable[[], dict[str, int]]]
-    headline: Callable[[list[Record], dict], str]
+
+    def headline(self, records: list[Record], verdicts: dict) -> str:
+        """The answer in one line, by the study's page, from the whole archive and the verdicts by claim."""
+        page = importlib.import_module(f"seqlib.studies.{self.name}.page")  # figures are slow to import, and few commands draw
+        return page.headline(records, verdicts)
 
     def parameters(self, profile: str, **overrides) -> Params:
         """Values of notebooks/profiles/PROFILE.yaml with overrides, validated. Raises UsageError."""

@@ -34,6 +34,24 @@ def band(ax, data: pd.DataFrame, arms, colours: dict, styles: dict | None = None
         ax.plot(own.x, own["median"], (styles or {}).get(arm, "-"), color=colours[arm], label=arm, **line)
 
 
+def log_ticks(ax, values, base: float = 10) -> None:
+    """A logarithmic x axis with a tick at each of `values` and no others."""
+    ticks = sorted(values)
+    ax.set_xscale("log", base=base)
+    ax.set_xticks(ticks, [f"{t:,g}" for t in ticks])
+    ax.minorticks_off()
+
+
+def seed_dots(ax, values: dict[str, pd.Series], colour, ink) -> None:
+    """A row a name, downwards: every seed a dot, their mean a bar. `colour` gives a name's, `ink` is that of the bars."""
+    for y, (name, own) in enumerate(values.items()):
+        ax.scatter(own, np.full(len(own), y), s=14, color=colour(name), alpha=0.7, zorder=3)
+        ax.plot(own.mean(), y, "|", color=ink, ms=13, mew=2)
+    ax.set(yticks=range(len(values)), ylim=(len(values) - 0.5, -0.5))
+    ax.set_yticklabels(values)
+    ax.grid(axis="y", visible=False)
+
+
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean and BCa interval of a metric by arm, lowest mean first."""
     rows = [(arm, len(v), v.mean(), *stats.bca_interval(v)) for arm, v in frame.groupby("arm")[metric]]
@@ -56,6 +74,12 @@ def trained_now(records, trained) -> str:
     machine, seconds = records[0].provenance["machine"], sum(r.metrics.get("seconds", 0) for r in records)
     new = len({r.key for r in trained} & {r.key for r in records})
     return f"{new} of them trained now: {seconds:.0f} s of training on {machine['cpu']}, {machine['cores']} cores."
+
+
+def describe_live(records, trained) -> str:
+    """The live runs in a sentence."""
+    steps = sorted({r.spec["steps"] for r in records})
+    return f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {trained_now(records, trained)}"
 
 
 def interval(values, digits: int = 1) -> str:

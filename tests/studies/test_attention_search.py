@@ -12,7 +12,7 @@ import yaml
 from matplotlib import pyplot as plt
 from pydantic import ValidationError
 
-from seqlib import claims, data, stats, sweep
+from seqlib import claims, data, stats, summaries, sweep
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.studies.attention_search import arms, bench, captions, factors, interactive, page, run, texts
@@ -347,7 +347,7 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
         page.show_results(frame, "x")
     captions.show_live(page.small(records))
     said += [page.answer(records), page.rates(records), page.meaning(records), page.matched(records),
-             page.describe_archive(records), page.headline(records, verdicts), page.describe_live(records, records)]
+             page.describe_archive(records), page.headline(records, verdicts), summaries.describe_live(records, records)]
     assert [text for text in said if not text or "nan" in text] == []
     assert (len(drawn) == 6) == (seeds == WHOLE)
     for figure in drawn:

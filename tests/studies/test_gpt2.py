@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
 
-from seqlib import claims, data, show
+from seqlib import claims, data, show, summaries
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.store import Store
@@ -417,7 +417,7 @@ def test_specs_refuse_a_rank_where_there_is_no_adapter():
 
 def test_a_live_frozen_run_has_its_line():
     records = STUDY.run([spec("frozen", steps=0, lr=0)])
-    assert page.describe_live(records, []).startswith("1 runs of 0 steps")
+    assert summaries.describe_live(records, []).startswith("1 runs of 0 steps")
 
 
 def test_the_archives_rates_are_those_that_its_grid_chose():

@@ -24,12 +24,6 @@ def run_group(specs: list[AirlineSpec]) -> list[Record]:
             for spec, r in zip(specs, records)]
 
 
-def headline(records: list[Record], verdicts: dict) -> str:
-    from seqlib.studies.airline import page  # figures are slow to import, and few commands draw
-
-    return page.headline(records, verdicts)
-
-
 STUDY = Study("airline", AirlineSpec, AirlineParams, specs_of, group, run_group,
               lambda spec: MODULES, lambda specs: ["airline"] if specs else [],
-              {arm: partial(parameter_counts, arm) for arm in ARMS}, headline)
+              {arm: partial(parameter_counts, arm) for arm in ARMS})

@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from seqlib.record import Record
 from seqlib.studies.attention_search import run, texts
 from seqlib.studies.attention_search.arms import ARMS, PUBLISHED
 from seqlib.studies.attention_search.specs import SearchParams, SearchSpec, parameter_counts, specs_of
@@ -14,12 +13,6 @@ def data(specs: list[SearchSpec]) -> list[str]:
     return sorted({spec.text for spec in specs}) + ([texts.smollm_tokenizer().name] if large else [])
 
 
-def headline(records: list[Record], verdicts: dict) -> str:
-    from seqlib.studies.attention_search import page  # figures are slow to import, and few commands draw
-
-    return page.headline(records, verdicts)
-
-
 STUDY = Study("attention_search", SearchSpec, SearchParams, specs_of, lambda specs: [[spec] for spec in specs],
               lambda specs: [run.run(spec) for spec in specs], lambda spec: run.MODULES, data,
-              {arm: partial(parameter_counts, arm) for arm in ARMS}, headline)
+              {arm: partial(parameter_counts, arm) for arm in ARMS})

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from seqlib.show import ink
 from seqlib.studies.attention_search.arms import FAIR
+from seqlib.summaries import log_ticks, seed_dots
 
 _PALETTE = sns.color_palette("colorblind")
 FAMILY = {"baseline": 7, "lora": 0, "enhanced": 1, "rope": 2, "bias": 4}
@@ -23,14 +24,9 @@ def ranks(panels: dict[str, pd.DataFrame], metric: str, label: str) -> Figure:
     order = next(iter(panels.values())).groupby("arm")[metric].mean().sort_values().index
     figure, axes = plt.subplots(1, len(panels), figsize=(9, 1.2 + 0.32 * len(order)), sharey=True, squeeze=False)
     for ax, (title, frame) in zip(axes[0], panels.items()):
-        for y, arm in enumerate(order):
-            values = frame.loc[frame.arm == arm, metric]
-            ax.scatter(values, np.full(len(values), y), s=14, color=colour(arm), alpha=0.7, zorder=3)
-            ax.plot(values.mean(), y, "|", color=ink(), ms=13, mew=2)
-        ax.set(title=title, xlabel=label, yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
-        ax.set_yticklabels(order)
+        seed_dots(ax, {arm: frame.loc[frame.arm == arm, metric] for arm in order}, colour, ink())
+        ax.set(title=title, xlabel=label)
         ax.title.set_fontsize(10)
-        ax.grid(axis="y", visible=False)
     figure.tight_layout()
     return figure
 
@@ -46,9 +42,8 @@ def lines(data: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
         ax.plot(means.index, means[arm], color=colour(arm), lw=1.4, marker="o", ms=3)
         ax.annotate(arm, (means.index[-1], place), xytext=(8, 0), textcoords="offset points", fontsize=8, va="center",
                     color=colour(arm))
-    ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
-    ax.set_xticks(means.index, [f"{x:,.0f}" for x in means.index])
-    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    log_ticks(ax, means.index)
     figure.tight_layout()
     return figure
 
@@ -57,10 +52,8 @@ def bands(data: pd.DataFrame, xlabel: str, ylabel: str) -> Figure:
     """Mean over seeds with their range, one line a `what`: `data` has what, x, seed, value."""
     figure, ax = plt.subplots(figsize=(9, 3.4))
     sns.lineplot(data, x="x", y="value", hue="what", errorbar=("pi", 100), marker="o", markersize=5, markeredgewidth=0, ax=ax)
-    ticks = sorted(data.x.unique())
-    ax.set(xlabel=xlabel, ylabel=ylabel, xscale="log")
-    ax.set_xticks(ticks, [f"{t:,g}" for t in ticks])
-    ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    log_ticks(ax, data.x.unique())
     ax.legend(fontsize=8)
     return figure
 

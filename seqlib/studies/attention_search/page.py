@@ -23,7 +23,7 @@ from seqlib.studies.attention_search.arms import (
 )
 from seqlib.studies.attention_search.factors import best_rates, effects
 from seqlib.study import get
-from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, span, trained_now
+from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, span
 
 NAME = "attention_search"
 DOCUMENT = claims.load()[NAME]["claims"]["X02"]["seed"]
@@ -219,11 +219,6 @@ def describe_data(name: str, V: int) -> str:
         "losses cannot.")
     return (f"{name}: {len(text.bounds) - 1} documents, {len(text.tokens):,} tokens of {text.tokenizer} (sha256 of the tokens "
             f"`{text.sha256[:16]}…`).{note}")
-
-
-def describe_live(records, trained) -> str:
-    steps = sorted({r.spec["steps"] for r in records})
-    return f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {trained_now(records, trained)}"
 
 
 def meaning(records) -> str:

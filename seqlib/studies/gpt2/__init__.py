@@ -27,11 +27,5 @@ def count(arm: str) -> dict[str, int]:
     return parameter_counts(arm)
 
 
-def headline(records: list[Record], verdicts: dict) -> str:
-    from seqlib.studies.gpt2 import page
-
-    return page.headline(records, verdicts)
-
-
 STUDY = Study("gpt2", TuneSpec, TuneParams, specs_of, lambda specs: [[spec] for spec in specs], tune,
-              lambda spec: MODULES, data, {arm: partial(count, arm) for arm in ARMS}, headline)
+              lambda spec: MODULES, data, {arm: partial(count, arm) for arm in ARMS})

@@ -4,7 +4,7 @@ import pandas as pd
 
 from seqlib import show
 from seqlib.studies.gpt2 import figures
-from seqlib.studies.gpt2.page import chosen_rates, fair, frame, grid
+from seqlib.studies.gpt2.page import chosen_rates, fair, grid
 from seqlib.studies.gpt2.specs import RANK, label
 from seqlib.summaries import NOT_YET
 
@@ -84,5 +84,4 @@ def show_ranks(records) -> None:
 
 def show_published(records) -> None:
     """How training goes under the published protocol, by text."""
-    keys = set(frame(records, protocol="published").get("key", ()))
-    show_training([r for r in records if r.key in keys], "published", smooth=4)
+    show_training([r for r in records if r.spec["protocol"] == "published"], "published", smooth=4)

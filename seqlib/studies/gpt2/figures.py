@@ -1,12 +1,12 @@
 """Figures of the GPT-2 study's page. Each function draws from a frame and returns a Figure."""
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from seqlib.show import ink
+from seqlib.summaries import log_ticks, seed_dots
 
 _PALETTE = sns.color_palette("colorblind")
 FAMILY = {"full": 3, "lora": 0, "lora-all": 2, "rslora": 1, "dora": 4, "frozen": 7}
@@ -22,13 +22,8 @@ def dots(frame: pd.DataFrame, metrics: dict[str, str]) -> Figure:
     order = frame.groupby("label")[next(iter(metrics))].mean().sort_values().index
     figure, axes = plt.subplots(1, len(metrics), figsize=(9, 1.2 + 0.32 * len(order)), sharey=True, squeeze=False)
     for ax, (metric, title) in zip(axes[0], metrics.items()):
-        for y, label in enumerate(order):
-            values = frame.loc[frame.label == label, metric].dropna()
-            ax.scatter(values, np.full(len(values), y), s=16, color=colour(label), alpha=0.7, zorder=3)
-            ax.plot(values.mean(), y, "|", color=ink(), ms=13, mew=2)
-        ax.set(xlabel=title, yticks=range(len(order)), ylim=(len(order) - 0.5, -0.5))
-        ax.set_yticklabels(order)
-        ax.grid(axis="y", visible=False)
+        seed_dots(ax, {label: frame.loc[frame.label == label, metric].dropna() for label in order}, colour, ink())
+        ax.set_xlabel(title)
     figure.tight_layout()
     return figure
 
@@ -45,10 +40,7 @@ def lines(panels: dict[str, pd.DataFrame], xlabel: str, ylabel: str, log: bool =
             ax.axhline(level, color=colour(name), ls="--", lw=1.2, label=name)
         ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
         if log:
-            ticks = sorted(data.x.unique())
-            ax.set_xscale("log")
-            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-            ax.minorticks_off()
+            log_ticks(ax, data.x.unique())
         ax.legend(fontsize=8)
     figure.tight_layout()
     return figure
@@ -63,9 +55,8 @@ def rates(data: pd.DataFrame) -> Figure:
         shades = sns.color_palette("viridis", means.shape[1]) if means.shape[1] > 1 else [colour(means.columns[0])]
         for label, shade in zip(means, shades):
             ax.plot(means.index, means[label], marker="o", ms=4, lw=1.4, color=shade, label=label)
-        ax.set(title=title, xlabel="learning rate", xscale="log")
-        ax.set_xticks(means.index, [f"{x:g}" for x in means.index])
-        ax.minorticks_off()
+        ax.set(title=title, xlabel="learning rate")
+        log_ticks(ax, means.index)
         ax.legend(fontsize=7, ncols=2)
     axes[0].set_ylabel("validation loss, nats")
     figure.tight_layout()

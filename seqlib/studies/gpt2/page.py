@@ -6,7 +6,7 @@ from seqlib import claims, data, show, smollm
 from seqlib.errors import SeqlibError
 from seqlib.studies.gpt2.specs import ARMS, GRID_SEED, TINY, label
 from seqlib.study import get
-from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, trained_now
+from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
 NAME = "gpt2"
 PROMPTED = ("frozen", "lora", "full")
@@ -14,7 +14,7 @@ MB = 2**20
 
 
 def frame(records, **settings) -> pd.DataFrame:
-    """Final runs with some settings, with the name of what was trained; without the base that a test would have."""
+    """Final runs with some settings, with the name of what was trained."""
     chosen = [r for r in records if r.spec["stage"] == "final" and all(r.spec[k] == v for k, v in settings.items())]
     told = claims.frame(chosen)
     return told if told.empty else told.assign(label=[label(r.spec) for r in chosen])
@@ -105,11 +105,6 @@ def describe_archive(records) -> str:
         ", **the stand-in for GPT-2**: no loss of ours is the document's." if smollm.BASE in bases else ".")
 
 
-def describe_live(records, trained) -> str:
-    steps = sorted({r.spec["steps"] for r in records})
-    return f"{len(records)} runs of {' or '.join(map(str, steps))} steps, {trained_now(records, trained)}"
-
-
 def results(own: pd.DataFrame) -> pd.DataFrame:
     """One row an arm or rank, lowest test loss first."""
     rows = []
@@ -147,10 +142,6 @@ def published(records) -> pd.DataFrame:
                      "perplexity, another part of the text": interval(runs.test_perplexity, 2),
                      "forgets, nats": interval(runs.forgetting_nats, 3)})
     return pd.DataFrame(rows)
-
-
-def show_published(records) -> None:
-    show_table(published, records, "The published protocol on a slice")
 
 
 def samples(records) -> pd.DataFrame:

@@ -21,11 +21,5 @@ def data(specs: list[ShakespeareSpec]) -> list[str]:
     return sorted({spec.corpus for spec in specs} - {"mqar"})
 
 
-def headline(records: list[Record], verdicts: dict) -> str:
-    from seqlib.studies.shakespeare import page  # figures are slow to import, and few commands draw
-
-    return page.headline(records, verdicts)
-
-
 STUDY = Study("shakespeare", ShakespeareSpec, ShakespeareParams, specs_of, lambda specs: [[spec] for spec in specs], run_group,
-              modules, data, {arm: partial(parameter_counts, arm) for arm in ARMS}, headline)
+              modules, data, {arm: partial(parameter_counts, arm) for arm in ARMS})

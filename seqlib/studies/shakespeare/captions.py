@@ -17,8 +17,6 @@ def each(values: pd.Series, form: str) -> str:
     return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
 
 
-
-
 def progress(records, against: str) -> pd.DataFrame:
     """Validation loss against steps, characters, FLOP or seconds: arm, seed, x, value. Seconds are steps times the median
     step, which a machine's other work disturbs least."""

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from seqlib.show import ink
 from seqlib.studies.shakespeare.arms import ARMS
-from seqlib.summaries import band
+from seqlib.summaries import band, log_ticks
 
 COLOURS = dict(zip(ARMS, [sns.color_palette("colorblind")[i] for i in (0, 1, 2, 8, 4, 3, 7)]))
 STYLES = {"transformer-rope": "--", "transformer-fast": ":"}
@@ -22,10 +22,7 @@ def panels(frames: dict[str, pd.DataFrame], ylabel: str, log: tuple[str, ...] = 
         band(ax, data, ARMS, COLOURS, STYLES, lw=1.7, marker=marker, ms=4)
         ax.set_xlabel(label)
         if label in log:
-            ticks = sorted(data.x.unique())
-            ax.set_xscale("log", base=2)
-            ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-            ax.minorticks_off()
+            log_ticks(ax, data.x.unique(), 2)
     axes[0][0].set_ylabel(ylabel)
     axes[0][legend].legend(fontsize=8)
     figure.tight_layout()
