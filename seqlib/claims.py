@@ -1,7 +1,7 @@
 """Verdicts on the seed documents' claims, computed from the archive's records and never typed.
 
 `ledger()` reads claims.yaml, evaluates each claim's declared test and adjusts the p-values of a study by Holm.
-The tests are `parameters` (exact counts), `values` (figures of one run) and `order` (pairs of arms); book/methods.md says
+The tests are `parameters` (counts), `values` (figures of one run) and `order` (pairs of arms); book/methods.md says
 what each decides and why.
 """
 
@@ -79,14 +79,9 @@ def ledger(names: list[str] | None = None) -> list[Verdict]:
 
 def study_verdicts(name: str, claims: dict, table: pd.DataFrame | None = None) -> list[Verdict]:
     """Evaluate `claims` on `table` (default: the archive's records)."""
-    if name in study.built() and table is None:
-        table = frame(archived(name))
+    table = frame(archived(name)) if table is None else table
     rows = [Verdict(id_, name, c["kind"], c["says"].strip(), seed_value=c.get("seed"), changes=c.get("changes", ""))
             for id_, c in claims.items()]
-    if table is None:
-        for row in rows:
-            row.reason = "this study has not been built yet"
-        return rows
     settings = load()[name].get("settings", {})
     pending = [(row, _evaluate(row, claims[row.id].get("test"), settings, table)) for row in rows]
     tests = [t for _, own in pending for t in own]
@@ -139,7 +134,9 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
         row.reason = "the archive has no records"
         return []
     test, repairs = _with_settings_of_repairs(test)
-    needed = list(row.seed_value) if test["method"] == "values" else _names(test["pairs"])
+    needed = list(row.seed_value or test["columns"]) if test["method"] == "values" else _names(test["pairs"])
+    required = test.get("requires", {})
+    needed += [name for name in required.get("pair", []) if name not in needed]
     wide, used = _wide(test, settings, table, _names([needed, *(pair for pairs in repairs.values() for pair in pairs)]))
 
     def absent(names):
@@ -154,11 +151,21 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
         other = [f"{name} {value}" for name, want in test.get("needs", {}).items()
                  for value in sorted(set(table.loc[sorted(used), name]) - {want})]
         if other:
-            row.verdict, row.reason = "not comparable", f"recorded with the stand-in {', '.join(other)}"
+            empty = "the document left its figures empty, and ours are " if row.seed_value is None else ""
+            row.verdict, row.reason = "not comparable", f"{empty}recorded with the stand-in {', '.join(other)}"
+        return []
+    if required and not _holds(wide[required["pair"]].dropna()):
+        row.verdict, row.reason = "inconclusive", required["otherwise"]
         return []
     row.repairs = {name: {"verdict": "not run"} for name, pairs in repairs.items() if absent(_names(pairs))}
     return [_order("as published", row, test, test["pairs"], wide)] + [
         _order(name, row, test, pairs, wide) for name, pairs in repairs.items() if name not in row.repairs]
+
+
+def _holds(pair: pd.DataFrame) -> bool:
+    """Whether the first of two columns is below the second, p < 0.05 (sign flip)."""
+    differences = (pair.iloc[:, 0] - pair.iloc[:, 1]).to_numpy()
+    return len(pair) >= stats.MINIMUM and differences.mean() < 0 and stats.sign_flip_p(differences) < 0.05
 
 
 def _with_settings_of_repairs(test: dict) -> tuple[dict, dict]:
@@ -210,8 +217,8 @@ def _names(groups) -> list[str]:
 
 
 def _parameters(row: Verdict, test: dict) -> None:
-    """Exact: the trainable counts of freshly built models, or all counts of one `arm`; or, with `within`, whether all arms have
-    the same up to this share."""
+    """Exact: the trainable counts of freshly built models, or all counts of one `arm`, or whether these lie `between` two
+    figures; or, with `within`, whether all arms have the same up to this share."""
     arms, within = study.get(row.study).arms, test.get("within")
     if "arm" in test:
         row.ours = arms[test["arm"]]()
@@ -219,6 +226,12 @@ def _parameters(row: Verdict, test: dict) -> None:
     else:
         row.ours = {arm: arms[arm]()["trainable"] for arm in row.seed_value}
     row.ci = {arm: [n, n] for arm, n in row.ours.items()}
+    if "between" in test:
+        outside = [name for name, (low, high) in test["between"].items() if not low <= row.ours[name] <= high]
+        row.verdict = "contradicted" if outside else "reproduced"
+        row.reason = "; ".join(f"{name} is {row.ours[name]:,}, claimed {low:,} to {high:,}"
+                               for name, (low, high) in test["between"].items())
+        return
     if within is not None:
         spread = max(row.ours.values()) / min(row.ours.values()) - 1
         row.verdict = "reproduced" if spread <= within else "contradicted"
@@ -238,6 +251,9 @@ def _values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     row.ours = {arm: float(wide[arm].mean()) for arm in wide}
     row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
     row.one_run = {arm: list(stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])) for arm in wide}
+    if row.seed_value is None:
+        row.verdict, row.reason = "not comparable", "the document left its figures empty"
+        return
     outside = [arm for arm, (low, high) in row.one_run.items() if not low <= row.seed_value[arm] <= high]
     pairs = [(a, b) for a, b in (permutations(wide, 2) if ranks is None else ranks) if row.seed_value[a] < row.seed_value[b]]
     reversed_ = [f"{a} and {b}" for a, b in pairs if wide[a].mean() > wide[b].mean()

@@ -168,7 +168,7 @@ def status(as_json):
     from seqlib.store import Store
 
     rows = []
-    for name in study.built():
+    for name in study.NAMES:
         s = study.get(name)
         planned = s.planned()
         for label, store in (("archive", Store.archive()), ("live", Store.live())):

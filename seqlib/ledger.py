@@ -54,14 +54,11 @@ def answer_table() -> str:
     """The front page's table in Markdown: each study's answer, and its claims by verdict."""
     text = ["| Study | Answer | Verdicts |", "|---|---|---|"]
     for name, entry in claims.load().items():
-        title, headline, table, built = entry["title"], "Not built yet.", None, name in study.built()
-        if built:
-            records = claims.archived(name)
-            title, headline, table = f"[{title}](studies/{name})", "The archive is not complete.", claims.frame(records)
-        rows = claims.study_verdicts(name, entry["claims"], table)
-        if built and len(records) == len(study.get(name).planned()):
+        records, headline = claims.archived(name), "The archive is not complete."
+        rows = claims.study_verdicts(name, entry["claims"], claims.frame(records))
+        if len(records) == len(study.get(name).planned()):
             headline = study.get(name).headline(records, {row.id: row for row in rows})
         verdicts = [row.verdict for row in rows]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in claims.VERDICTS if v in verdicts)
-        text.append(f"| {title} | {headline} | {counts} |")
+        text.append(f"| [{entry['title']}](studies/{name}) | {headline} | {counts} |")
     return "\n".join(text) + "\n"

@@ -71,7 +71,7 @@ def plan(names: list[str], profile: str, settings: list[str]) -> list[Page]:
         if name.strip() == "profile":
             raise UsageError("--set profile: use --profile")
         overrides[name.strip()] = _value(name, value)
-    studies = [study.get(name) for name in names or study.built()]
+    studies = [study.get(name) for name in names or study.NAMES]
     values = [s.parameters(profile, **overrides).model_dump(mode="json") for s in studies]
     pages = [Page(s.name, v) for s, v in zip(studies, values)]
     missing = [page.notebook for page in pages if not page.notebook.exists()]

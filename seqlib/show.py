@@ -42,8 +42,9 @@ def start() -> None:
     itables.init_notebook_mode(all_interactive=False, connected=False)
 
 
-def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | None = None, width: str = "45%") -> None:
-    """A sortable table; floats with `digits` significant digits; column `wide` takes `width` of the room."""
+def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[str, ...] = (), width: str = "45%") -> None:
+    """A sortable table; floats with `digits` significant digits; column `wide`, or each of several, takes `width` of the
+    room."""
     import itables
 
     shown = frame.copy()
@@ -52,7 +53,8 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | None =
     shown = shown.fillna("")
     corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
     itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
-                 style="width:100%", columnDefs=[{"targets": list(shown).index(wide), "width": width}] if wide else [])
+                 style="width:100%", columnDefs=[{"targets": list(shown).index(name), "width": width}
+                                                for name in ((wide,) if isinstance(wide, str) else wide)])
 
 
 def say(text: str) -> None:

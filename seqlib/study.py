@@ -1,7 +1,6 @@
 """A study: its arms, parameters, specs and how to run them. Each lives in `seqlib.studies.NAME` as `STUDY`."""
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -96,14 +95,7 @@ class Study:
                              f"{', '.join(self.params.model_fields)}") from None
 
 
-def built() -> list[str]:
-    """Names of the studies that this version can run."""
-    return [name for name in NAMES if importlib.util.find_spec(f"seqlib.studies.{name}")]
-
-
 def get(name: str) -> Study:
     if name not in NAMES:
         raise nearest("study", name, NAMES)
-    if name not in built():
-        raise UsageError(f"study {name!r} is not built yet; available: {', '.join(built())}")
     return importlib.import_module(f"seqlib.studies.{name}").STUDY

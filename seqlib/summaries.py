@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pandas as pd
 
-from seqlib import claims, ledger, stats
+from seqlib import claims, ledger, show, stats
 from seqlib.study import get
 
 NOT_YET = "The archive has no runs of this yet."
@@ -99,10 +99,11 @@ def own_verdicts(study: str) -> dict[str, claims.Verdict]:
     return {row.id: row for row in claims.ledger([study])}
 
 
-def verdict_table(study: str) -> pd.DataFrame:
+def show_verdicts(study: str) -> None:
     """A study's claims with their verdicts, a row each."""
-    rows = ledger.as_rows(list(own_verdicts(study).values()))
-    return pd.DataFrame(rows)[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS)
+    rows = pd.DataFrame(ledger.as_rows(list(own_verdicts(study).values())))
+    show.table(rows[list(VERDICT_COLUMNS)].rename(columns=VERDICT_COLUMNS), "Verdicts on the document's claims",
+               wide=("the document says", "why"), width="28%")
 
 
 def recorded_on(records) -> str:

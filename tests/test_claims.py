@@ -128,9 +128,9 @@ def test_records_of_older_code_are_counted():
     assert verdict(table(a=noise(10), b=noise(14, seed=1)), order([["a", "b"]])).older_code == 2 * SEEDS
 
 
-def test_studies_without_code_are_not_run_and_unknown_ones_refused():
+def test_a_study_without_records_is_not_run_but_for_its_counts_and_unknown_ones_are_refused():
     rows = claims.ledger(["ernie"])
-    assert {r.verdict for r in rows} == {"not run"} and len(rows) == 6
+    assert [r.verdict for r in rows] == ["not run", "not run", "reproduced", "not run", "not run", "not run"]
     with pytest.raises(UsageError, match="unknown study"):
         claims.ledger(["nope"])
 
@@ -150,6 +150,32 @@ def test_all_counts_of_one_arm_are_compared_to_the_unit():
     wrong = {**entry, "seed": {**entry["seed"], "total": 124734721}}
     row = claims.study_verdicts("gpt2", {"G01": wrong}, pd.DataFrame())[0]
     assert row.verdict == "contradicted" and row.reason == "differs for total"
+
+
+def test_counts_are_held_against_bounds():
+    entry = claims.load()["ernie"]["claims"]["E03"]
+    row = claims.study_verdicts("ernie", {"E03": entry}, pd.DataFrame())[0]
+    assert row.verdict == "reproduced" and row.ours == {"trainable": 601_359, "total": 76_028_943, "percent": 0.791}
+    narrow = {**entry, "test": {**entry["test"], "between": {"percent": [0.8, 1.0]}}}
+    row = claims.study_verdicts("ernie", {"E03": narrow}, pd.DataFrame())[0]
+    assert row.verdict == "contradicted" and "percent is 0.791" in row.reason
+
+
+def test_what_a_comparison_requires_is_looked_at_first():
+    low, high = noise(10), noise(14, seed=1)
+    test = {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]]), "requires": {"pair": ["c", "d"], "otherwise": "no use"}}
+    claim = {"Z01": {"kind": "order", "says": "x", "test": test}}
+    met = claims.study_verdicts("airline", claim, table(a=low, b=high, c=low, d=high))[0]
+    assert met.verdict == "reproduced"
+    unmet = claims.study_verdicts("airline", claim, table(a=low, b=high, c=high, d=low))[0]
+    assert unmet.verdict == "inconclusive" and unmet.reason == "no use" and unmet.p is None
+
+
+def test_figures_that_the_document_left_empty_are_filled_and_not_compared():
+    test = {"method": "values", "metric": "test_mse", "columns": {"loss": {"arm": "a"}}}
+    row = claims.study_verdicts("airline", {"Z01": {"kind": "pending", "says": "x", "test": test}}, table(a=noise(10)))[0]
+    assert row.verdict == "not comparable" and "left its figures empty" in row.reason
+    assert row.seeds == SEEDS and row.ours["loss"] == pytest.approx(noise(10).mean()) and len(row.ci["loss"]) == 2
 
 
 def test_a_fixed_size_holds_only_where_all_counts_are_the_same():

@@ -21,7 +21,7 @@ def test_notebooks_are_stripped_short_and_start_with_their_parameters(path):
     assert not any("for epoch" in c.source or ".backward(" in c.source for c in code)
 
 
-@pytest.mark.parametrize("name", study.built())
+@pytest.mark.parametrize("name", study.NAMES)
 def test_the_defaults_in_the_notebook_are_the_quick_profile(name):
     nb = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
     values: dict = {}
@@ -31,7 +31,7 @@ def test_the_defaults_in_the_notebook_are_the_quick_profile(name):
 
 
 @pytest.mark.parametrize("profile", study.PROFILES)
-@pytest.mark.parametrize("name", study.built())
+@pytest.mark.parametrize("name", study.NAMES)
 def test_profiles_name_every_parameter(name, profile):
     values = yaml.safe_load((ROOT / "notebooks" / "profiles" / f"{profile}.yaml").read_text())[name]
     assert set(values) | {"profile"} >= set(study.get(name).params.model_fields) - {"lr"}

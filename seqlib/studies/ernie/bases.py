@@ -1,0 +1,63 @@
+"""Base models: ERNIE 3.0 medium, the bases that are pretrained here, and the same with random weights.
+
+Weights are safetensors under Hugging Face's names; `names.py` has Paddle's.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
+
+from seqlib import data, headlines
+from seqlib.errors import SeqlibError
+from seqlib.studies.ernie import sentences
+from seqlib.studies.ernie.specs import MADE, RANDOM, SMALL, TINY, WIDTH, ErnieSpec
+
+SHAPES = {headlines.ERNIE: (6, 12), RANDOM: (6, 12), headlines.MINI: (4, 4), SMALL: (3, 4), TINY: (2, 2)}  # layers, heads
+ERNIE_VOCABULARY, ERNIE_POSITIONS = 40_000, 2048
+POSITIONS = 128
+SPREAD = 0.02  # standard deviation of initial weights
+
+
+@dataclass(frozen=True)
+class Base:
+    """`weights` are empty for a base with random ones, `vocab` has the token of every number; `sha256` is that of the weights'
+    file."""
+
+    name: str
+    weights: dict[str, np.ndarray]
+    vocab: list[str]
+    sha256: str
+
+
+def config(name: str, tokens: int = ERNIE_VOCABULARY, classes: int = 15) -> dict:
+    """Architecture of a base by the names that Paddle's and Hugging Face's configurations share."""
+    (layers, heads), width = SHAPES[name], WIDTH[name]
+    positions = ERNIE_POSITIONS if name in (headlines.ERNIE, RANDOM) else POSITIONS
+    return {"vocab_size": tokens, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads,
+            "intermediate_size": 4 * width, "max_position_embeddings": positions,
+            "type_vocab_size": 4, "use_task_id": True, "task_type_vocab_size": 16, "initializer_range": SPREAD,
+            "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "pad_token_id": 0,
+            "num_labels": classes}
+
+
+def load_base(spec: ErnieSpec) -> Base:
+    """The base that a run starts from; one that is pretrained here is made first, where it is not in the cache. Raises
+    SeqlibError where there is none."""
+    if spec.base == RANDOM or spec.base in MADE and not spec.base_steps:
+        return Base(spec.base, {}, sentences.vocabulary(sentences.to_pretrain(spec.text)), "")
+    if spec.base in MADE:
+        from seqlib.studies.ernie import pretrain  # torch's model, which a run in Paddle needs for nothing else
+
+        folder = pretrain.made(spec)
+    else:
+        folder = Path(data.locate(spec.base).path).parent
+    vocab = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    content = (folder / "model.safetensors").read_bytes()
+    try:
+        return Base(spec.base, load(content), vocab[:-1] if not vocab[-1] else vocab, hashlib.sha256(content).hexdigest())
+    except SafetensorError as error:
+        raise SeqlibError(f"base {spec.base}: {folder}/model.safetensors is damaged; delete {folder}") from error

@@ -1,0 +1,106 @@
+"""The fine-tuning loop of every arm, in Paddle: AdamW, cross-entropy in nats, at a constant rate as published or at one that
+falls to zero behind a warm-up."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from seqlib.provenance import peak_rss_mb, reset_peak_rss
+from seqlib.studies.ernie.framework import paddle
+from seqlib.studies.ernie.sentences import PAD
+
+DECAY, WARM_UP = 0.01, 0.1
+
+
+@dataclass
+class Curves:
+    """Of one training: loss, seconds and processor seconds of every step; loss and accuracy of the development set after every
+    epoch. `peak_memory_mb`: resident set of the process, or what was allocated on a GPU; `memory_before_mb`: that before the
+    first step, which the libraries and the model take."""
+
+    train_loss: list[float] = field(default_factory=list)
+    step_seconds: list[float] = field(default_factory=list)
+    step_cpu_seconds: list[float] = field(default_factory=list)
+    dev_loss: list[float] = field(default_factory=list)
+    dev_accuracy: list[float] = field(default_factory=list)
+    peak_memory_mb: float = 0.0
+    memory_before_mb: float = 0.0
+
+
+def padded(rows: list[list[int]]) -> np.ndarray:
+    """Token numbers (B, T), the shorter rows padded to the longest."""
+    out = np.full((len(rows), max(map(len, rows))), PAD, np.int64)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def rate(step: int, steps: int, lr: float, constant: bool) -> float:
+    """Learning rate of a step, counted from 0."""
+    if constant:
+        return lr
+    warm = max(1, round(WARM_UP * steps))
+    return lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+
+
+def train(model, rows: list[list[int]], classes: np.ndarray, spec, validate: Callable[[], tuple[float, float]]) -> Curves:
+    """`rows` are token numbers of the sentences to train on, `classes` (N,) theirs. Every epoch goes through all of them, in an
+    order that depends on seed and epoch alone.
+
+    Raises FloatingPointError when the loss is not finite."""
+    library, curves = paddle(), Curves()
+    trained = [p for p in model.parameters() if not p.stop_gradient]
+    optimizer = library.optimizer.AdamW(learning_rate=spec.lr, parameters=trained, weight_decay=DECAY)
+    batches = -(-len(rows) // spec.batch)
+    library.seed(spec.seed)  # dropout
+    model.train()
+    reset_peak_rss()  # what loading took is no memory of the training
+    curves.memory_before_mb = peak()
+    for epoch in range(spec.epochs):
+        drawn = np.random.default_rng([spec.seed, 5, epoch]).permutation(len(rows))
+        for i, chosen in enumerate(np.array_split(drawn, batches)):
+            began, cpu = time.perf_counter(), time.process_time()
+            optimizer.set_lr(rate(epoch * batches + i, spec.epochs * batches, spec.lr, spec.protocol == "published"))
+            logits = model(library.to_tensor(padded([rows[j] for j in chosen])))
+            loss = library.nn.functional.cross_entropy(logits, library.to_tensor(classes[chosen]))
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            curves.train_loss.append(float(loss))
+            curves.step_seconds.append(time.perf_counter() - began)
+            curves.step_cpu_seconds.append(time.process_time() - cpu)
+            if not curves.train_loss[-1] < float("inf"):
+                raise FloatingPointError(f"training loss is {curves.train_loss[-1]} at step {len(curves.train_loss)}")
+        curves.peak_memory_mb = max(curves.peak_memory_mb, peak())
+        for own, value in zip((curves.dev_loss, curves.dev_accuracy), validate()):
+            own.append(value)
+        model.train()
+    return curves
+
+
+def peak() -> float:
+    """MiB that the training has taken at most so far."""
+    library = paddle()
+    on_gpu = library.device.is_compiled_with_cuda() and library.device.cuda.device_count()
+    return library.device.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mb()
+
+
+def logits_of(model, rows: list[list[int]], batch: int = 64) -> np.ndarray:
+    """Logits (N, classes) of sentences, in their order; like lengths go together."""
+    library = paddle()
+    model.eval()
+    order, out = np.argsort([len(row) for row in rows], kind="stable"), {}
+    with library.no_grad():
+        for i in range(0, len(rows), batch):
+            chosen = order[i : i + batch]
+            found = model(library.to_tensor(padded([rows[j] for j in chosen]))).numpy()
+            out |= {j: found[k] for k, j in enumerate(chosen)}
+    return np.stack([out[j] for j in range(len(rows))])
+
+
+def nats(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Cross-entropy of every example (N,)."""
+    high = logits.max(1, keepdims=True)
+    return (np.log(np.exp(logits - high).sum(1)) + high[:, 0]) - logits[np.arange(len(classes)), classes]
