@@ -4,6 +4,7 @@ import functools
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 
 from seqlib import claims, ledger, show, stats
 from seqlib.study import get
@@ -52,6 +53,18 @@ def seed_dots(ax, values: dict[str, pd.Series], colour, ink) -> None:
     ax.grid(axis="y", visible=False)
 
 
+def dot_panels(frame: pd.DataFrame, metrics: dict[str, str], colour, ascending: bool = True):
+    """A figure with a panel a metric (with the label of its axis): every seed a dot, means as bars, labels in the order of the
+    first metric's means."""
+    order = frame.groupby("label")[next(iter(metrics))].mean().sort_values(ascending=ascending).index
+    figure, axes = plt.subplots(1, len(metrics), figsize=(9, 1.2 + 0.32 * len(order)), sharey=True, squeeze=False)
+    for ax, (metric, title) in zip(axes[0], metrics.items()):
+        seed_dots(ax, {label: frame.loc[frame.label == label, metric].dropna() for label in order}, colour, show.ink())
+        ax.set_xlabel(title)
+    figure.tight_layout()
+    return figure
+
+
 def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Mean and BCa interval of a metric by arm, lowest mean first."""
     rows = [(arm, len(v), v.mean(), *stats.bca_interval(v)) for arm, v in frame.groupby("arm")[metric]]
@@ -91,6 +104,12 @@ def interval(values, digits: int = 1) -> str:
         return f"{np.mean(values):.{digits}f} ({np.min(values):.{digits}f} to {np.max(values):.{digits}f})"
     low, high = stats.bca_interval(values)
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def show_table(make, own, title: str, digits: int = 4) -> None:
+    """The table that `make` makes of some runs, or that there are none."""
+    table = make(own) if len(own) else own
+    show.table(table, title, digits) if len(table) else show.say(NOT_YET)
 
 
 @functools.cache  # a page reads them in several places, and its archive once as well

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from transformers import ErnieConfig, ErnieForSequenceClassification
 
-from seqlib import claims, data, headlines, show
+from seqlib import claims, data, headlines, show, summaries
 from seqlib.bench import Case, measure
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
@@ -463,7 +463,7 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
         captions.show_training(records, "x")
         for make, own in ((page.results, page.fair(records)), (page.cost, page.costs(records)), (page.paired, records),
                           (page.documents_table, records), (page.published, records), (page.same_rate, records)):
-            page.show_table(make, own, "x")
+            summaries.show_table(make, own, "x")
         words += [page.answer(records), page.meaning(records), page.told_rates(records), page.describe_base(records),
                   page.describe_archive(records), page.headline(records, {row.id: row for row in rows})]
         plt.close("all")

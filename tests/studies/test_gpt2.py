@@ -317,7 +317,7 @@ def test_without_data_the_page_says_what_is_missing_and_goes_on(monkeypatch):
     said, specs = [], STUDY.specs(STUDY.parameters("quick"))
     monkeypatch.setattr(show, "display", lambda shown: said.append(shown.data))
     assert page.missing(specs).startswith("**Nothing was trained here, for want of data.** data smollm2-135m: pip cannot")
-    page.show_table(page.results, page.frame([]), "live")
+    summaries.show_table(page.results, page.frame([]), "live")
     captions.show_training([], "live")
     interactive.prompt_cell([])
     assert len(said) == 3 and "run all cells again" in said[-1]
@@ -470,8 +470,8 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
     said += [page.answer(records), page.headline(records, verdicts), page.meaning(records), page.told_rates(records),
              page.describe_archive(records), page.published(records).to_string(), page.samples(records).to_string()]
     for size in ("main", "small"):
-        page.show_table(page.results, page.fair(records, size), size)
-        page.show_table(page.cost, page.fair(records, size), size)
+        summaries.show_table(page.results, page.fair(records, size), size)
+        summaries.show_table(page.cost, page.fair(records, size), size)
     for one in (captions.show_arms, captions.show_ranks, captions.show_rates, captions.show_published):
         one(records)
     captions.show_training(page.live(records, plan), "live")

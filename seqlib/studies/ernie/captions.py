@@ -7,7 +7,7 @@ from seqlib import show
 from seqlib.studies.ernie import figures, page
 from seqlib.studies.ernie.pretrain import EVERY
 from seqlib.studies.ernie.specs import ALPHA, RANK, label
-from seqlib.summaries import NOT_YET
+from seqlib.summaries import NOT_YET, dot_panels
 
 
 def show_pretraining(records, name: str) -> None:
@@ -65,7 +65,8 @@ def show_arms(records) -> None:
     own = own[own.label.isin(page.ARMS) | (own.label == "full-random")].assign(percent=lambda t: 100 * t.test_accuracy)
     means = own.groupby("label").percent.mean().sort_values(ascending=False)
     axes = {"percent": "test accuracy, %", "test_loss_nats": "test loss, nats"}
-    show.figure(lambda: figures.dots(own, axes), name="ernie-arms", data=own[["label", "seed", "lr", *axes]],
+    show.figure(lambda: dot_panels(own, axes, figures.colour, ascending=False), name="ernie-arms",
+                data=own[["label", "seed", "lr", *axes]],
                 alt="Test accuracy and test loss, a row an arm, a dot a seed.",
                 caption="Test accuracy: " + ", ".join(f"{name} {value:.1f}%" for name, value in means.items())
                         + ". Dots: seeds; bars: means.")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from seqlib.show import ink
 from seqlib.studies.ernie.specs import ARMS
-from seqlib.summaries import log_ticks, seed_dots
+from seqlib.summaries import log_ticks
 
 _PALETTE = sns.color_palette("colorblind")
 COLOURS = dict(zip(ARMS, (_PALETTE[i] for i in (3, 0, 9, 7, 4))))  # full as in the GPT-2 study, and LoRA
@@ -17,17 +17,6 @@ def colour(label: str):
     """One colour an arm; its variants share it, random weights are grey."""
     arm = max((a for a in ARMS if label.startswith(a)), key=len)
     return _PALETTE[7] if label.endswith("random") and arm == "full" else COLOURS[arm]
-
-
-def dots(frame: pd.DataFrame, metrics: dict[str, str]) -> Figure:
-    """One panel a metric (with the label of its axis): every seed a dot, means as bars, labels by the first metric's mean."""
-    order = frame.groupby("label")[next(iter(metrics))].mean().sort_values(ascending=False).index
-    figure, axes = plt.subplots(1, len(metrics), figsize=(9, 1.2 + 0.32 * len(order)), sharey=True, squeeze=False)
-    for ax, (metric, title) in zip(axes[0], metrics.items()):
-        seed_dots(ax, {label: frame.loc[frame.label == label, metric].dropna() for label in order}, colour, ink())
-        ax.set_xlabel(title)
-    figure.tight_layout()
-    return figure
 
 
 def lines(panels: dict[str, pd.DataFrame], xlabel: str, levels: dict[str, float] | None = None) -> Figure:

@@ -6,7 +6,7 @@ from scipy import stats as distributions
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
-from seqlib import claims, data, headlines, show
+from seqlib import claims, data, headlines
 from seqlib.errors import SeqlibError
 from seqlib.studies.ernie.framework import need
 from seqlib.studies.ernie.specs import ALPHA, ARMS, COST, DROPOUT, GRID_SEED, MADE, PRETRAINING, RANK, SAME_RATE, label
@@ -231,12 +231,6 @@ def told_rates(records) -> str:
 def describe_live(records, trained) -> str:
     """The live runs in a sentence or two."""
     return f"{len(records)} runs, {trained_now(records, trained)} {describe_base(records)}"
-
-
-def show_table(make, own, title: str, **how) -> None:
-    """The table that `make` makes of some runs, or that there are none."""
-    table = make(own) if len(own) else own
-    show.table(table, title, **how) if len(table) else show.say(NOT_YET)
 
 
 def describe_archive(records) -> str:

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
-from safetensors.torch import load, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import ErnieConfig, ErnieForPreTraining, get_linear_schedule_with_warmup
@@ -32,6 +31,7 @@ from seqlib.record import Record, digest
 from seqlib.store import scratch, write_atomically
 from seqlib.studies.ernie import bases, sentences
 from seqlib.studies.ernie.specs import MODULES, ErnieSpec, pretraining
+from seqlib.training import checkpoint
 
 LR, DECAY, WARM_UP, CLIP = 1e-3, 0.01, 0.03, 1.0
 MASKED, TO_MASK, TO_RANDOM = 0.15, 0.8, 0.1  # share of the tokens that are to be told, and what they are exchanged for
@@ -161,8 +161,9 @@ class State:
             group["lr"] = rate * self.schedule.lr_lambdas[0](self.step)
 
 
-def train(state: State, rows: list[list[int]], tokens: int, spec: ErnieSpec, checkpoint=None) -> State:
-    """Train until `base_steps`. Raises FloatingPointError when the loss is not finite."""
+def train(state: State, rows: list[list[int]], tokens: int, spec: ErnieSpec, keep=None) -> State:
+    """Train until `base_steps`; `keep` gets the tensors of a checkpoint now and then. Raises
+    FloatingPointError when the loss is not finite."""
     lengths, epoch, batches, first = np.array([len(row) for row in rows]), -1, [], 0
     state.model.train()
     while state.step < spec.base_steps:
@@ -183,8 +184,8 @@ def train(state: State, rows: list[list[int]], tokens: int, spec: ErnieSpec, che
         state.step += 1
         state.tokens += int((task.ids != sentences.PAD).sum())
         state.seconds += time.perf_counter() - began
-        if checkpoint and state.step % CHECKPOINT == 0 and state.step < spec.base_steps:
-            checkpoint(state.tensors())
+        if keep and state.step % CHECKPOINT == 0 and state.step < spec.base_steps:
+            keep(state.tensors())
     return state
 
 
@@ -247,7 +248,9 @@ def _make(spec: ErnieSpec, folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         state = State.start(spec, len(vocab))
         path = scratch() / "checkpoints" / f"ernie-{folder.name}.safetensors"
-        resumed = _resume(state, path)
+        kept = checkpoint(path)
+        if kept:
+            state.resume(kept)
         try:
             train(state, rows, len(vocab), spec, lambda tensors: write_atomically(path, save(tensors)))
         except FloatingPointError as error:
@@ -262,24 +265,15 @@ def _make(spec: ErnieSpec, folder: Path) -> None:
         out = Path(fresh) / folder.name
         out.mkdir()
         state.model.config.save_pretrained(out)
-        kept = {k: v.contiguous() for k, v in state.model.state_dict().items() if k.startswith("ernie.")}
-        save_file(kept, out / "model.safetensors", {"format": "pt"})
+        encoder = {k: v.contiguous() for k, v in state.model.state_dict().items() if k.startswith("ernie.")}
+        save_file(encoder, out / "model.safetensors", {"format": "pt"})
         (out / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
         base = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
         source = provenance(MODULES, digest(vocab), data=spec.text, base_sha256=base, started_unix=round(began),
-                            resumed=resumed, wall_seconds=round(time.perf_counter() - clock, 3))
+                            resumed=bool(kept), wall_seconds=round(time.perf_counter() - clock, 3))
         record = Record.of(spec, metrics, {"train_loss": points.tolist()}, source)
         (out / "record.json").write_text(json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False))
         shutil.rmtree(folder, ignore_errors=True)
         out.rename(folder)
     path.unlink(missing_ok=True)
 
-
-def _resume(state: State, path: Path) -> bool:
-    try:
-        if path.exists():
-            state.resume(load(path.read_bytes()))
-            return True
-    except SafetensorError:
-        path.unlink()
-    return False

@@ -3,10 +3,7 @@
 import os
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from seqlib.store import scratch
 from seqlib.studies.ernie import arms, bases, sentences
 from seqlib.studies.ernie.specs import LORA, MODULES, PRETRAINING, PUBLISHED, SAME_RATE, TINY, ErnieSpec
 from seqlib.studies.ernie.train import Curves, logits_of, nats, train
+from seqlib.training import in_own_process
 
 
 def run(spec: ErnieSpec) -> Record:
@@ -33,15 +31,8 @@ def run(spec: ErnieSpec) -> Record:
         return pretrain.record_of(spec)
     if spec.base == TINY:
         return train_and_describe(spec)
-    from seqlib.sweep import limit_threads
-
-    bases.load_base(spec)  # makes it here, where it is not there: two runs of one base would else make it twice
-    with ProcessPoolExecutor(1, get_context("spawn"), limit_threads, (threads(),)) as executor:
-        try:
-            return executor.submit(train_and_describe, spec).result()
-        except BrokenProcessPool as error:
-            raise SeqlibError(f"the process that trained {spec.arm} died (killed, or out of memory); lower batch "
-                              f"({spec.batch})") from error
+    bases.load_base(spec)  # makes it here, where it is not there, and not in the process whose memory is measured
+    return in_own_process(train_and_describe, spec, threads())
 
 
 def threads() -> int:
@@ -66,7 +57,8 @@ def train_and_describe(spec: ErnieSpec) -> Record:
         return sentences.encode(base.vocab, [part.sentences[i] for i in own], spec.length), np.array(part.classes)[own]
 
     train_rows, train_classes = examples(text.train, spec.examples)
-    dev_rows, dev_classes = examples(text.dev, PUBLISHED[spec.epochs][1] if spec.protocol == "published" else 0)
+    most = PUBLISHED.get(spec.epochs, (0, 0))[1] if spec.protocol == "published" else 0
+    dev_rows, dev_classes = examples(text.dev, most)
     model = arms.classifier(base, len(text.classes), spec.seed)
     model = arms.prepare(model, spec.arm, spec.r, spec.alpha, spec.dropout, arms.targets(spec.targets))
 

@@ -6,7 +6,7 @@ from seqlib import show
 from seqlib.studies.gpt2 import figures
 from seqlib.studies.gpt2.page import chosen_rates, fair, grid
 from seqlib.studies.gpt2.specs import RANK, label
-from seqlib.summaries import NOT_YET
+from seqlib.summaries import NOT_YET, dot_panels
 
 
 def curves(records, smooth: int = 1) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def show_arms(records) -> None:
     trained = means.drop(index="frozen", errors="ignore")
     least, most = trained.forgetting_nats.idxmin(), trained.forgetting_nats.idxmax()
     axes = {"test_loss_nats": "loss on text held out, nats", "forgetting_nats": "forgotten, nats"}
-    show.figure(lambda: figures.dots(own, axes), name="gpt2-arms", data=own[["label", "seed", "lr", *axes]],
+    show.figure(lambda: dot_panels(own, axes, figures.colour), name="gpt2-arms", data=own[["label", "seed", "lr", *axes]],
                 alt="Loss on text held out and loss gained on other text, a row an arm, a dot a seed.",
                 caption=f"Lowest loss on text held out: {trained.test_loss_nats.idxmin()} {trained.test_loss_nats.min():.3f}. "
                         f"Least forgotten: {least} {trained.forgetting_nats[least]:+.4f}, most: {most} "

@@ -5,8 +5,7 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from seqlib.show import ink
-from seqlib.summaries import log_ticks, seed_dots
+from seqlib.summaries import log_ticks
 
 _PALETTE = sns.color_palette("colorblind")
 FAMILY = {"full": 3, "lora": 0, "lora-all": 2, "rslora": 1, "dora": 4, "frozen": 7}
@@ -15,17 +14,6 @@ FAMILY = {"full": 3, "lora": 0, "lora-all": 2, "rslora": 1, "dora": 4, "frozen":
 def colour(label: str):
     """One colour an arm; ranks of LoRA share LoRA's."""
     return _PALETTE[FAMILY[label.partition("-r")[0]]]
-
-
-def dots(frame: pd.DataFrame, metrics: dict[str, str]) -> Figure:
-    """One panel a metric (with the label of its axis): every seed a dot, means as bars, labels by the first metric's mean."""
-    order = frame.groupby("label")[next(iter(metrics))].mean().sort_values().index
-    figure, axes = plt.subplots(1, len(metrics), figsize=(9, 1.2 + 0.32 * len(order)), sharey=True, squeeze=False)
-    for ax, (metric, title) in zip(axes[0], metrics.items()):
-        seed_dots(ax, {label: frame.loc[frame.label == label, metric].dropna() for label in order}, colour, ink())
-        ax.set_xlabel(title)
-    figure.tight_layout()
-    return figure
 
 
 def lines(panels: dict[str, pd.DataFrame], xlabel: str, ylabel: str, log: bool = False,

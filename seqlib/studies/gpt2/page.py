@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from seqlib import claims, data, show, smollm
+from seqlib import claims, data, smollm
 from seqlib.errors import SeqlibError
 from seqlib.studies.gpt2.specs import ARMS, GRID_SEED, TINY, label
 from seqlib.study import get
@@ -124,12 +124,6 @@ def cost(own: pd.DataFrame) -> pd.DataFrame:
                      "s / step": runs.step_seconds.median(), "tokens / s": runs.tokens_per_second.median(),
                      "peak memory, MB": runs.peak_memory_mb.median(), "saved, MB": runs.saved_bytes.median() / MB})
     return pd.DataFrame(rows)
-
-
-def show_table(make, own, title: str) -> None:
-    """The table that `make` makes of some runs, or that there are none."""
-    table = make(own) if len(own) else own
-    show.table(table, title, digits=4) if len(table) else show.say(NOT_YET)
 
 
 def published(records) -> pd.DataFrame:
