@@ -134,9 +134,9 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
         row.reason = "the archive has no records"
         return []
     test, repairs = _with_settings_of_repairs(test)
-    needed = list(row.seed_value or test["columns"]) if test["method"] == "values" else _names(test["pairs"])
+    needed = list(row.seed_value or test.get("columns", ())) if test["method"] == "values" else _names(test["pairs"])
     required = test.get("requires", {})
-    needed += [name for name in required.get("pair", []) if name not in needed]
+    needed += [name for name in _names(required.get("pairs", ())) if name not in needed]
     wide, used = _wide(test, settings, table, _names([needed, *(pair for pairs in repairs.values() for pair in pairs)]))
 
     def absent(names):
@@ -154,8 +154,10 @@ def _evaluate(row: Verdict, test: dict | None, settings: dict, table: pd.DataFra
             empty = "the document left its figures empty, and ours are " if row.seed_value is None else ""
             row.verdict, row.reason = "not comparable", f"{empty}recorded with the stand-in {', '.join(other)}"
         return []
-    if required and not _holds(wide[required["pair"]].dropna()):
+    if not all(_holds(wide[pair].dropna()) for pair in required.get("pairs", ())):
+        told = _order("as published", row, test, test["pairs"], wide)
         row.verdict, row.reason = "inconclusive", required["otherwise"]
+        row.seeds, row.ours, row.ci = told.seeds, told.effects, told.ci
         return []
     row.repairs = {name: {"verdict": "not run"} for name, pairs in repairs.items() if absent(_names(pairs))}
     return [_order("as published", row, test, test["pairs"], wide)] + [

@@ -344,8 +344,10 @@ def fetched(package: str, version: str, sha256: str, file: str) -> Path:
     with FileLock(folder / f".{package}.lock"):
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                wish = Path(fresh) / "requirements.txt"  # with its hash: pip runs a source archive's set-up to name it
+                wish.write_text(f"{package}=={version} --hash=sha256:{sha256}\n")
                 done = subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-build-isolation",
-                                       f"{wanted}=:all:", "-q", "--retries", "1", "-d", fresh, f"{package}=={version}"],
+                                       f"{wanted}=:all:", "-q", "--retries", "1", "-d", fresh, "-r", wish],
                                       capture_output=True, text=True)
                 if done.returncode:
                     reason = (done.stderr.strip().splitlines() or ["pip failed"])[-1]

@@ -163,7 +163,8 @@ def test_counts_are_held_against_bounds():
 
 def test_what_a_comparison_requires_is_looked_at_first():
     low, high = noise(10), noise(14, seed=1)
-    test = {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]]), "requires": {"pair": ["c", "d"], "otherwise": "no use"}}
+    test = {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]]), "requires": {"pairs": [["a", "b"], ["c", "d"]]}}
+    test["requires"]["otherwise"] = "no use"
     claim = {"Z01": {"kind": "order", "says": "x", "test": test}}
     met = claims.study_verdicts("airline", claim, table(a=low, b=high, c=low, d=high))[0]
     assert met.verdict == "reproduced"

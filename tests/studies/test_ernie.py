@@ -1,8 +1,11 @@
 """The ERNIE study: Paddle against Hugging Face, adapters, data, pretraining, protocols, the page and one small run."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
-import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +19,25 @@ from seqlib import claims, data, headlines, show, summaries
 from seqlib.bench import Case, measure
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
+from seqlib.store import Store
 from seqlib.studies.ernie import arms, bases, captions, framework, interactive, names, page, pretrain, run, sentences, train
-from seqlib.studies.ernie.specs import ARMS, LORA, PRETRAINING, SAME_RATE, TINY, ErnieParams, ErnieSpec, label, specs_of
+from seqlib.studies.ernie.specs import (
+    ARMS,
+    COST,
+    LORA,
+    PRETRAINING,
+    RANDOM,
+    SAME_RATE,
+    TINY,
+    ErnieParams,
+    ErnieSpec,
+    label,
+    specs_of,
+)
 from seqlib.study import get
 
 STUDY = get("ernie")
+ROOT = Path(__file__).parents[2]
 ADAPTER = {"r": 4, "alpha": 8.0, "targets": "attention"}
 WORDS = ["天", "地", "人", "你", "我", "他", "大", "小", "上", "下", "，", "a", "b", "1"]
 
@@ -168,11 +185,9 @@ def test_the_initial_classifier_is_the_same_for_all_arms_of_a_seed():
 
 
 @pytest.mark.parametrize("call, told", [
-    (lambda tmp: arms.prepare(arms.classifier(base(), 15, 0), "lora", 4, 8.0, 0.0, arms.targets("qproj")),
-     "qproj matches no layer; .* q_proj"),
-    (lambda tmp: prepared("lora", targets="q_proj|nothing("), "no layer"),
     (lambda tmp: arms.load_adapter(None, tmp), "no adapter in"),
-    (lambda tmp: arms.classifier(bases.Base(TINY, {"ernie.pooler.more": np.zeros(3)}, tokens(), ""), 15, 0), "does not fit"),
+    (lambda tmp: arms.classifier(bases.Base(TINY, {"ernie.pooler.more": np.zeros(3)}, tokens(), ""), 15, 0), "pooler.more"),
+    (lambda tmp: arms.classifier(bases.Base(TINY, base().weights, [*tokens(), "x"], ""), 15, 0), "word_embeddings.* shape"),
     (lambda tmp: sentences.encode(tokens(), ["天", "  "], 8), "empty"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(call, told, tmp_path):
@@ -189,13 +204,14 @@ def test_paddle_is_set_up_on_amd_alone_and_what_the_user_set_stays(monkeypatch, 
     monkeypatch.setattr(framework, "CPUINFO", processor)
     monkeypatch.delitem(sys.modules, "paddle", raising=False)
     for name in ("MKL_DEBUG_CPU_TYPE", "OMP_NUM_THREADS"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what is set here is undone
+        monkeypatch.delenv(name)
     processor.write_text("vendor_id\t: GenuineIntel\n")
     assert framework.prepare() == {}
     processor.write_text("vendor_id\t: AuthenticAMD\n")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert framework.prepare() == {"MKL_DEBUG_CPU_TYPE": "5"}
-    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
+    del os.environ["MKL_DEBUG_CPU_TYPE"]
     monkeypatch.setitem(sys.modules, "paddle", object())
     with pytest.warns(UserWarning, match="restart the kernel"):
         assert framework.prepare() == {}
@@ -310,18 +326,65 @@ def test_a_resumed_pretraining_equals_an_uninterrupted_one(small_text):
     assert again.losses == whole.losses and again.tokens == whole.tokens and whole.losses[-1] != whole.losses[0]
 
 
-def test_a_base_is_made_once_and_its_record_tells_how(small_text):
+def test_a_base_is_made_once_and_its_record_tells_how(small_text, monkeypatch):
     own = spec("full", base_steps=3)
+    monkeypatch.setattr(pretrain, "CHECKPOINT", 2)
     record = run.run(pretrain.pretraining(own))
     assert record.problem() is None and record.metrics["tokens_seen"] > 0 and record.spec["arm"] == PRETRAINING
     folder = pretrain.made(own)
     before = (folder / "model.safetensors").stat().st_mtime_ns
     assert run.run(pretrain.pretraining(own)) == record and (folder / "model.safetensors").stat().st_mtime_ns == before
-    found = bases.load_base(own)
+    assert STUDY.current(record) and not list((tmp_runs() / "checkpoints").glob("*"))
+    found = bases.load_base(own, folder)
     assert found.sha256 == record.provenance["base_sha256"] and all(name.startswith("ernie.") for name in found.weights)
     (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(SeqlibError, match="is damaged; delete"):
-        bases.load_base(own)
+    for call in (lambda: bases.load_base(own, folder), lambda: pretrain.record_of(own)):
+        with pytest.raises(SeqlibError, match="is damaged.*delete it, and it is made anew"):
+            call()
+    (folder / "model.safetensors").unlink()
+    assert run.run(pretrain.pretraining(own)).provenance["base_sha256"] == record.provenance["base_sha256"]
+
+
+def test_an_interrupted_pretraining_goes_on_from_its_checkpoint(small_text, monkeypatch):
+    own, seen = spec("full", base_steps=5), []
+    whole = pretrain.record_of(own)
+    shutil.rmtree(pretrain.made(own))
+    monkeypatch.setattr(pretrain, "CHECKPOINT", 2)
+    monkeypatch.setattr(pretrain, "losses", dying_at(4, pretrain.losses, seen))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.made(own)
+    again = pretrain.record_of(own)
+    assert len(seen) == 4 + 3 and again.provenance["resumed"]  # it went on behind step 2
+    assert again.provenance["base_sha256"] == whole.provenance["base_sha256"]
+
+
+def dying_at(call, losses, seen):
+    def dies(*args):
+        seen.append(1)
+        if len(seen) == call:
+            raise KeyboardInterrupt
+        return losses(*args)
+    return dies
+
+
+def tmp_runs():
+    return Path(os.environ["SEQLIB_RUNS"])
+
+
+def test_weights_of_older_checkpoints_bear_other_names():
+    given = names.to_paddle({"ernie.embeddings.LayerNorm.gamma": np.ones(3), "ernie.embeddings.position_ids": np.ones((1, 3)),
+                             "ernie.encoder.layer.0.attention.output.LayerNorm.beta": np.zeros(3), "cls.predictions.bias": 0})
+    assert set(given) == {"ernie.embeddings.layer_norm.weight", "ernie.encoder.layers.0.norm1.bias"}
+
+
+def test_runs_that_tell_the_cost_have_the_published_architecture(small_text):
+    own = ErnieSpec(arm="lora", base=RANDOM, stage=COST, protocol="published", epochs=1, examples=64, r=16, alpha=32.0,
+                    targets="attention")
+    found = bases.load_base(own, bases.folder_of(own))
+    shape = bases.config(RANDOM, len(found.vocab))
+    assert shape == bases.config(headlines.ERNIE) and not found.weights and len(set(found.vocab)) == 40_000
+    recorded = [r for r in Store(ROOT / "results").records("ernie") if r.spec["stage"] == COST]
+    assert all(r.metrics["total"] == STUDY.arms[r.spec["arm"]]()["total"] for r in recorded) and recorded
 
 
 # Runs
@@ -334,7 +397,8 @@ def test_the_same_spec_gives_the_same_record_twice_and_the_arms_are_paired(small
     lora = run.run(spec("lora", base_steps=2))
     assert lora.curves["train_loss"][0] == pytest.approx(first.curves["train_loss"][0], rel=1e-4)  # the same first batch
     assert lora.provenance["versions"]["paddlepaddle"] and lora.provenance["data"] == headlines.TNEWS
-    assert lora.metrics["saved_bytes"] < first.metrics["saved_bytes"] and lora.metrics["test_macro_f1"] <= 1
+    assert 0 < lora.metrics["train_loss_nats"] < 5 and lora.metrics["test_macro_f1"] <= 1
+    assert lora.metrics["saved_bytes"] < first.metrics["saved_bytes"]
 
 
 def test_the_rates_that_are_chosen_see_no_test_text(small_text):
@@ -368,7 +432,9 @@ def test_a_loss_that_is_not_finite_names_the_run_and_the_way_out(small_text):
 @pytest.mark.parametrize("changed, told", [
     ({"r": 4}, "LoRA arms want both"), ({"arm": "lora", "r": 0, "alpha": 8.0, "targets": "all"}, "LoRA arms want both"),
     ({"arm": "lora", "r": 64, "alpha": 8.0, "targets": "all"}, "above the width"),
-    ({"arm": "lora", "targets": ""}, "LoRA arms want both"), ({"examples": 0}, "published protocol wants"),
+    ({"arm": "lora", "targets": ""}, "LoRA arms want both"),
+    ({"arm": "lora", "targets": "qproj"}, "match no layer; .*q_proj"),
+    ({"examples": 0}, "published protocol wants"),
     ({"epochs": 0}, "a base is made in base_steps"), ({"base": headlines.ERNIE, "base_steps": 3}, "not pretrained here"),
     ({"base": "bert"}, "base"), ({"dropout": 1.0}, "dropout")])
 def test_settings_that_contradict_each_other_are_refused(changed, told):
@@ -379,7 +445,9 @@ def test_settings_that_contradict_each_other_are_refused(changed, told):
 @pytest.mark.parametrize("values, told", [
     ({"seeds": 0}, "nothing would run"), ({"lr": {"full": 0.1}}, "one for lora"), ({"lr": {"x": 0.1}}, "rate for 'x'"),
     ({"arms": ["dora"]}, "unknown arm"), ({"lora_rates": []}, "lora_rates"),
-    ({"base": headlines.ERNIE, "base_steps": 9}, "set it to 0")])
+    ({"base": headlines.ERNIE, "base_steps": 9}, "set it to 0"), ({"targets": "qproj"}, "match no layer"),
+    ({"base": TINY, "ranks": [33]}, "rank 33 is above the width of ernie-tiny, 32"),
+    ({"ranks": [300], "rank_seeds": 1}, "above the width")])
 def test_parameters_that_cannot_run_are_refused(values, told):
     with pytest.raises(UsageError, match=told):
         STUDY.validate(values)
@@ -396,9 +464,11 @@ def test_a_parameter_set_lists_its_runs():
     assert sorted(found) == sorted([*ARMS, "full-random", "lora-r1-a2", "lora-r1", "lora-d0", "lora-all", "lora-r8-a16-d0"])
     rates = {label(r.model_dump()): r.lr for r in runs if r.stage == "final" and r.protocol == "fair" and r.epochs}
     assert rates["full"] == rates["full-random"] == 1e-4 and rates["lora-r1-a2"] == 0.5 and rates["bitfit"] == 1e-3
+    random = ErnieParams(text=headlines.TNEWS, base=headlines.ERNIE, seeds=0, random_seeds=1)
+    assert [(r.base, label(r.model_dump())) for r in specs_of(random)] == [(RANDOM, "full-random")]
     assert sum(r.stage == SAME_RATE for r in runs) == 2 and sum(r.stage == "cost" for r in runs) == 4
     assert sum(r.protocol == "published" and r.stage == "final" for r in runs) == 6
-    assert {r.seed for r in runs if r.stage == "grid"} == {1000} and sum(r.stage == "grid" for r in runs) == 8
+    assert {r.seed for r in runs if r.stage == "grid"} == {1000} and sum(r.stage == "grid" for r in runs) == 9
 
 
 def test_runs_name_the_data_that_they_want():
@@ -408,9 +478,17 @@ def test_runs_name_the_data_that_they_want():
     assert STUDY.data([medium]) == [headlines.ERNIE, headlines.REVIEWS] and set(STUDY.data([medium, *runs])) <= set(data.DATA)
 
 
+def test_the_claims_name_the_archives_settings():
+    own, params = claims.load()["ernie"]["settings"], STUDY.parameters("full")
+    assert {name: getattr(params, name) for name in ("text", "base", "base_steps")} == {
+        name: own[name] for name in ("text", "base", "base_steps")}
+
+
 def test_the_archives_rates_are_those_that_its_grid_chose():
     params = STUDY.parameters("full")
-    best = page.chosen_rates(claims.archived("ernie"))
+    planned = STUDY.planned()
+    best = page.chosen_rates([r for r in Store(ROOT / "results").records("ernie") if r.key in planned])
+    assert len(best) or not params.grid_seeds
     default = {name: params.lr["full" if name.startswith("full") else "lora"] for name in best.index}
     assert all(params.lr.get(name, default[name]) == rate for name, rate in best.items())
 
@@ -421,24 +499,26 @@ def test_the_archives_rates_are_those_that_its_grid_chose():
 def archive():
     """Made-up records of every part."""
     random = np.random.default_rng(0)
-    params = ErnieParams(text=headlines.TNEWS, base=headlines.MINI, base_steps=16_000, arms=list(ARMS), seeds=6, random_seeds=6,
-                         same_rate_seeds=2, ranks=[1, 4], rank_seeds=2, variant_seeds=6, grid_seeds=1, full_rates=[1e-4, 3e-4],
-                         lora_rates=[1e-3, 2e-3], published_epochs=[1], published_seeds=6, cost_seeds=6)
+    params = ErnieParams(text=headlines.TNEWS, base=headlines.MINI, base_steps=16_000, arms=list(ARMS), seeds=8, random_seeds=8,
+                         same_rate_seeds=2, ranks=[1, 4], rank_seeds=2, variant_seeds=8, grid_seeds=1, full_rates=[1e-4, 3e-4],
+                         lora_rates=[1e-3, 2e-3], published_epochs=[1], published_seeds=8, cost_seeds=8)
     made = []
     for own in specs_of(params):
         if own.arm == PRETRAINING:
             metrics = dict.fromkeys(("masked_loss_nats", "unigram_loss_nats", "halves_accuracy", "tokens_seen", "seconds"), 0.5)
             made.append(Record.of(own, metrics, {"train_loss": [7.0, 6.0]}, about()))
             continue
-        accuracy = 0.5 - 0.2 * (own.base_steps == 0) - 0.02 * (own.arm != "full") + 0.01 * random.random()
+        accuracy = 0.5 - 0.2 * (own.base_steps == 0) - 0.02 * (own.arm != "full") - 0.03 * (own.r == 8)
+        accuracy += 0.005 * random.random()
+        memory = 900 - 300 * (own.arm != "full") + 20 * own.batch + random.random()
         classes = np.arange(60) % 15
         predicted = np.where(random.random(60) < accuracy, classes, (classes + 1) % 15)
         metrics = dict.fromkeys(("trainable", "total", "trainable_percent", "seconds", "step_seconds", "step_cpu_seconds",
                                  "busy_share", "peak_memory_mb", "training_memory_mb", "train_loss_nats", "dev_loss_nats",
                                  "test_loss_nats", "test_loss_as_published", "test_macro_f1", "saved_bytes"),
                                 1 + random.random())
-        metrics |= {"test_accuracy": accuracy, "dev_accuracy": accuracy}
-        curves = {"train_loss": list(3 - 0.1 * np.arange(20)), "dev_loss": [2.0], "dev_accuracy": [0.5]}
+        metrics |= {"test_accuracy": accuracy, "dev_accuracy": accuracy, "training_memory_mb": memory, "busy_share": 0.95}
+        curves = {"train_loss": list(3 - 0.1 * np.arange(20)), "dev_loss": [2.0], "dev_accuracy": [0.3, 0.4, 0.45, 0.5]}
         if own.stage in ("final", SAME_RATE):
             curves |= {"test_predicted": predicted.tolist(), "test_classes": classes.tolist()}
         made.append(Record.of(own, metrics, curves, about()))
@@ -446,7 +526,8 @@ def archive():
 
 
 def about():
-    return {"code_hash": "x", "machine": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"}, "git": {"dirty": False}}
+    return {"code_hash": "x", "base_sha256": "y", "machine": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"},
+            "git": {"dirty": False}}
 
 
 def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(monkeypatch):
@@ -475,19 +556,29 @@ def test_the_claims_are_decided_by_the_archive(monkeypatch):
     records = archive()
     rows = {r.id: r for r in claims.study_verdicts("ernie", claims.load()["ernie"]["claims"], claims.frame(records))}
     assert rows["E01"].verdict == rows["E02"].verdict == "not comparable" and "empty" in rows["E01"].reason
-    assert rows["E04"].seeds == 6 and rows["E04"].ours and rows["E04"].p is not None
+    assert rows["E04"].verdict == rows["E05"].verdict == rows["E06"].verdict == "reproduced" and rows["E04"].seeds == 8
+    assert {told["verdict"] for told in rows["E04"].repairs.values()} == {"reproduced"} and len(rows["E04"].repairs) == 2
+    few = [r for r in records if r.spec["seed"] < 5]
+    rows = {r.id: r for r in claims.study_verdicts("ernie", claims.load()["ernie"]["claims"], claims.frame(few))}
+    assert rows["E04"].verdict == "inconclusive" and "not shown" in rows["E04"].reason and rows["E04"].ours
     worse = [r for r in records if r.spec["base_steps"] or r.spec["stage"] == "cost"] + [
         Record.of(ErnieSpec(**r.spec), r.metrics | {"test_accuracy": 0.6}, r.curves, about())
         for r in records if not r.spec["base_steps"] and r.spec["stage"] == "final"]
     rows = {r.id: r for r in claims.study_verdicts("ernie", claims.load()["ernie"]["claims"], claims.frame(worse))}
     assert rows["E04"].verdict == rows["E05"].verdict == "inconclusive" and "random weights" in rows["E04"].reason
+    assert rows["E06"].verdict == "reproduced"
+    assert "differ" not in page.describe_archive(records)
+    mixed = [Record.of(ErnieSpec(**r.spec), r.metrics, r.curves, about() | {"base_sha256": str(i)})
+             for i, r in enumerate(records)]
+    assert "Their bases differ" in page.describe_archive(mixed)
 
 
 def test_mcnemar_counts_the_items_on_which_the_arms_differ():
     told = page.paired(archive())
-    assert len(told) == 6 and ((told["full alone right"] + told["lora alone right"]) <= 60).all()
-    assert (told["full, %"] - told["lora, %"]).to_numpy() == pytest.approx(
-        100 * (told["full alone right"] - told["lora alone right"]).to_numpy() / 60)
+    assert len(told) == 8 and ((told["full alone right"] + told["lora alone right"]) <= 60).all()
+    first = [told[f"{name}, % [items]"].str.split().str[0].astype(float) for name in ("full", "lora")]
+    assert (first[0] - first[1]).to_numpy() == pytest.approx(
+        100 * (told["full alone right"] - told["lora alone right"]).to_numpy() / 60, abs=0.11)
     low, high = page.item_interval(0.5, 2010)
     assert low == pytest.approx(0.5 - 1.96 * (0.25 / 2010) ** 0.5, abs=1e-3) and low + high == pytest.approx(1)
 
@@ -501,14 +592,17 @@ def test_the_interactive_cell_gives_probabilities_of_every_class(small_text):
         interactive.probabilities(records, " ")
 
 
-def test_a_kept_full_model_is_the_one_that_was_tested(small_text):
-    own = spec("full", base_steps=2, protocol="fair", examples=0)
+@pytest.mark.parametrize("arm", ["full", "lora"])
+def test_a_kept_model_is_the_one_that_was_tested(arm, small_text):
+    own = spec(arm, base_steps=2, protocol="fair", examples=0)
     record = run.run(own)
     model, vocab = run.trained_model(own)
     test = sentences.load(own.text).test
     logits = train.logits_of(model, sentences.encode(vocab, test.sentences, own.length))
     assert logits.argmax(1).tolist() == record.curves["test_predicted"]
-    assert set(load_file(run.weights_path(own) / arms.WEIGHTS)) == set(model.state_dict())
+    kept = set(load_file(run.weights_path(own) / arms.WEIGHTS))
+    trained = (lambda k: True) if arm == "full" else (lambda k: "lora_" in k or "classifier" in k)
+    assert kept == {k for k in getattr(model, "model", model).state_dict() if trained(k)}
 
 
 def test_a_base_of_another_shape_does_not_pass(small_text):
@@ -525,8 +619,8 @@ def test_a_bench_may_measure_in_processes_of_its_own():
     assert row["ratio"] == 3.0 and row["ours_s"] == 2.0
 
 
-def test_no_warning_of_paddle_reaches_a_page(capsys):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        framework.nlp("peft")
-    assert not capsys.readouterr().err
+def test_no_warning_of_paddle_reaches_a_page():
+    code = "from seqlib.studies.ernie import framework; framework.nlp('peft'); framework.nlp('transformers')"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and not done.stdout and not done.stderr

@@ -4,7 +4,7 @@ from functools import partial
 
 from seqlib import headlines
 from seqlib.record import Record
-from seqlib.studies.ernie.specs import ARMS, MODULES, ErnieParams, ErnieSpec, specs_of
+from seqlib.studies.ernie.specs import ARMS, MAKERS, MODULES, PRETRAINING, ErnieParams, ErnieSpec, specs_of
 from seqlib.study import Study
 
 
@@ -17,8 +17,9 @@ def data(specs: list[ErnieSpec]) -> list[str]:
 
 
 def tune(specs: list[ErnieSpec]) -> list[Record]:
-    from seqlib.studies.ernie import run  # its imports are slow
+    from seqlib.studies.ernie import framework, run  # slow imports
 
+    framework.need()  # before a base is pretrained
     return [run.run(spec) for spec in specs]
 
 
@@ -28,5 +29,5 @@ def count(arm: str) -> dict[str, int]:
     return parameter_counts(arm)
 
 
-STUDY = Study("ernie", ErnieSpec, ErnieParams, specs_of, lambda specs: [[spec] for spec in specs], tune, lambda spec: MODULES,
-              data, {arm: partial(count, arm) for arm in ARMS})
+STUDY = Study("ernie", ErnieSpec, ErnieParams, specs_of, lambda specs: [[spec] for spec in specs], tune,
+              lambda spec: MAKERS if spec["arm"] == PRETRAINING else MODULES, data, {arm: partial(count, arm) for arm in ARMS})

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from seqlib import data, headlines
-from seqlib.errors import SeqlibError
+from seqlib.errors import SeqlibError, first_line
 from seqlib.studies.ernie import sentences
-from seqlib.studies.ernie.specs import MADE, RANDOM, SMALL, TINY, WIDTH, ErnieSpec
+from seqlib.studies.ernie.specs import RANDOM, SMALL, TINY, WIDTH, ErnieSpec
 
 SHAPES = {headlines.ERNIE: (6, 12), RANDOM: (6, 12), headlines.MINI: (4, 4), SMALL: (3, 4), TINY: (2, 2)}  # layers, heads
 ERNIE_VOCABULARY, ERNIE_POSITIONS = 40_000, 2048
@@ -44,20 +44,28 @@ def config(name: str, tokens: int = ERNIE_VOCABULARY, classes: int = 15) -> dict
             "num_labels": classes}
 
 
-def load_base(spec: ErnieSpec) -> Base:
-    """The base that a run starts from; one that is pretrained here is made first, where it is not in the cache. Raises
-    SeqlibError where there is none."""
-    if spec.base == RANDOM or spec.base in MADE and not spec.base_steps:
-        return Base(spec.base, {}, sentences.vocabulary(sentences.to_pretrain(spec.text)), "")
-    if spec.base in MADE:
-        from seqlib.studies.ernie import pretrain  # torch's model, which a run in Paddle needs for nothing else
+def folder_of(spec: ErnieSpec) -> Path | None:
+    """Where the base of a run lies, None for random weights; one that is pretrained here is made first, where it is not in the
+    cache. Raises SeqlibError where there is none."""
+    if spec.base == headlines.ERNIE:
+        return Path(data.locate(spec.base).path).parent
+    if spec.base == RANDOM or not spec.base_steps:
+        return None
+    from seqlib.studies.ernie import pretrain  # torch's model, which a run in Paddle needs for nothing else
 
-        folder = pretrain.made(spec)
-    else:
-        folder = Path(data.locate(spec.base).path).parent
-    vocab = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    content = (folder / "model.safetensors").read_bytes()
+    return pretrain.made(spec)
+
+
+def load_base(spec: ErnieSpec, folder: Path | None) -> Base:
+    """The base that a run starts from, out of its folder. Raises SeqlibError where it is damaged."""
+    if folder is None:
+        vocab = sentences.vocabulary(sentences.to_pretrain(spec.text))
+        more = ERNIE_VOCABULARY - len(vocab) if spec.base == RANDOM else 0  # the published architecture has so many
+        return Base(spec.base, {}, [*vocab, *(f"[unused{i}]" for i in range(more))], "")
     try:
-        return Base(spec.base, load(content), vocab[:-1] if not vocab[-1] else vocab, hashlib.sha256(content).hexdigest())
-    except SafetensorError as error:
-        raise SeqlibError(f"base {spec.base}: {folder}/model.safetensors is damaged; delete {folder}") from error
+        vocab = (folder / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        content = (folder / "model.safetensors").read_bytes()
+        return Base(spec.base, load(content), vocab, hashlib.sha256(content).hexdigest())
+    except (OSError, SafetensorError) as error:
+        raise SeqlibError(f"base {spec.base}: {folder} is damaged ({first_line(error)}); delete it, and it is made anew"
+                          ) from error

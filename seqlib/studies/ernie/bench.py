@@ -11,6 +11,7 @@ import numpy as np
 
 from seqlib.bench import Case
 from seqlib.errors import SeqlibError
+from seqlib.studies.ernie.framework import need
 from seqlib.sweep import cores
 
 B, T = 8, 128
@@ -63,6 +64,7 @@ def measure(plain: bool) -> float:
 
 
 def ernie_step() -> list[Case]:
+    need()
     return [Case("ernie-step", lambda: step_seconds(False), lambda: step_seconds(True), tells_seconds=True)]
 
 

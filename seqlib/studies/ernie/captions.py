@@ -26,8 +26,8 @@ def show_pretraining(records, name: str) -> None:
 
 
 def epochs(records, curve: str) -> pd.DataFrame:
-    """A curve with a point an epoch: label, seed, x, value."""
-    rows = [(label(r.spec), r.spec["seed"], i + 1, value) for r in records for i, value in enumerate(r.curves[curve])]
+    """A curve with a point an epoch: label, seed, x, value in percent."""
+    rows = [(label(r.spec), r.spec["seed"], i + 1, 100 * value) for r in records for i, value in enumerate(r.curves[curve])]
     return pd.DataFrame(rows, columns=["label", "seed", "x", "value"])
 
 
@@ -48,11 +48,14 @@ def show_training(records, name: str, smooth: int = 5) -> None:
     if not own:
         show.say(NOT_YET)
         return
-    loss = steps(own, smooth)
+    panels = {("steps", "training loss, nats"): steps(own, smooth),
+              ("epochs", "accuracy on the development set, %"): epochs(own, "dev_accuracy")}
+    loss, accuracy = panels.values()
     told = [f"{arm} {runs[runs.x == runs.x.max()].value.mean():.2f}" for arm, runs in loss.groupby("label")]
-    show.figure(lambda: figures.lines({"training loss, nats": loss}, "steps"), name=f"ernie-training-{name}", data=loss,
-                alt="Training loss by step, a line an arm.",
-                caption=f"Training loss, nats, means of {smooth} steps; at the end: {', '.join(told)}."
+    show.figure(lambda: figures.lines(panels), name=f"ernie-training-{name}",
+                data=pd.concat([own.assign(axes=" ".join(axes)) for axes, own in panels.items()]),
+                alt="Training loss by step and accuracy on the development set by epoch, a line an arm.",
+                caption=f"Training loss, nats, means of {smooth} steps; at the end: {', '.join(told)}. {page.settled(accuracy)}"
                         + (" Band: range of the seeds." if loss.seed.nunique() > 1 else ""))
 
 

@@ -10,7 +10,7 @@ from seqlib.studies.ernie.specs import ARMS
 from seqlib.summaries import log_ticks
 
 _PALETTE = sns.color_palette("colorblind")
-COLOURS = dict(zip(ARMS, (_PALETTE[i] for i in (3, 0, 9, 7, 4))))  # full as in the GPT-2 study, and LoRA
+COLOURS = dict(zip(ARMS, (_PALETTE[i] for i in (3, 0, 9, 2, 4))))  # full as in the GPT-2 study, and LoRA
 
 
 def colour(label: str):
@@ -19,15 +19,15 @@ def colour(label: str):
     return _PALETTE[7] if label.endswith("random") and arm == "full" else COLOURS[arm]
 
 
-def lines(panels: dict[str, pd.DataFrame], xlabel: str, levels: dict[str, float] | None = None) -> Figure:
-    """One panel a title (the label of its y axis), one line a label over x: mean of `value` with the range of the seeds."""
+def lines(panels: dict[tuple[str, str], pd.DataFrame]) -> Figure:
+    """One panel a pair of labels (of its x and its y axis), one line a label over x: mean of `value` with the range of the
+    seeds."""
     figure, axes = plt.subplots(1, len(panels), figsize=(9, 3.4), squeeze=False)
-    for ax, (title, data) in zip(axes[0], panels.items()):
+    for ax, ((xlabel, ylabel), data) in zip(axes[0], panels.items()):
         sns.lineplot(data, x="x", y="value", hue="label", palette={name: colour(name) for name in data.label.unique()},
-                     errorbar=("pi", 100), ax=ax)
-        for name, level in (levels or {}).items():
-            ax.axhline(level, color=colour(name), ls="--", lw=1.2, label=name)
-        ax.set(xlabel=xlabel, ylabel=title)
+                     errorbar=("pi", 100), marker="o" if data.x.nunique() < 20 else None, markersize=4, markeredgewidth=0,
+                     ax=ax)
+        ax.set(xlabel=xlabel, ylabel=ylabel)
         ax.legend(fontsize=8)
     figure.tight_layout()
     return figure

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 from seqlib.errors import SeqlibError, first_line
+from seqlib.sweep import cores
 
 log = logging.getLogger(__name__)
 CPUINFO = Path("/proc/cpuinfo")
@@ -33,7 +34,7 @@ def prepare() -> dict[str, str]:
     nothing. Returns what was set. To be called before Paddle's import: behind it a warning tells that nothing comes of it."""
     if not on_amd():
         return {}
-    wanted = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    wanted = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(cores())}
     new = {name: value for name, value in wanted.items() if name not in os.environ}
     told = ", ".join(f"{name}={value}" for name, value in new.items())
     if new and "paddle" in sys.modules:

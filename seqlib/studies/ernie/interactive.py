@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 
 from seqlib import show
-from seqlib.errors import UsageError
 from seqlib.studies.ernie.page import PAIR
 from seqlib.studies.ernie.specs import ErnieSpec
 
@@ -38,8 +37,6 @@ def probabilities(records, sentence: str) -> pd.DataFrame:
     from seqlib.studies.ernie.specs import LENGTH
     from seqlib.studies.ernie.train import logits_of
 
-    if not sentence.strip():
-        raise UsageError("the sentence is empty; type some words")
     told = {}
     for arm, (model, vocab) in models(records).items():
         logits = logits_of(model, sentences.encode(vocab, [sentence], LENGTH))[0].astype(float)
@@ -65,7 +62,7 @@ def sentence_cell(records, sentence: str = EXAMPLE) -> None:
     from IPython.display import HTML, display
 
     if not records or not models(records):
-        show.say("No weights of a live run are in scratch; empty it and run all cells again to train some.")
+        show.say("No weights of a live run are in scratch; with Paddle installed, empty it and run all cells again.")
         return
     show.say(f"Class probabilities of “{sentence}” by both live models:")
     display(HTML(bars(probabilities(records, sentence))))

@@ -4,21 +4,21 @@ import re
 
 import numpy as np
 
-_PARTS = (("embeddings.LayerNorm", "embeddings.layer_norm"), ("encoder.layer.", "encoder.layers."),
+_PARTS = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"),  # of older checkpoints
+          ("embeddings.LayerNorm", "embeddings.layer_norm"), ("encoder.layer.", "encoder.layers."),
           ("attention.self.query", "self_attn.q_proj"), ("attention.self.key", "self_attn.k_proj"),
           ("attention.self.value", "self_attn.v_proj"), ("attention.output.dense", "self_attn.out_proj"),
           ("attention.output.LayerNorm", "norm1"), ("intermediate.dense", "linear1"), ("output.dense", "linear2"),
           ("output.LayerNorm", "norm2"))
-ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
-FORWARD = ("linear1", "linear2")
 _TABLE = re.compile(r"embeddings\.weight$")
 
 
 def to_paddle(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The encoder's and the classifier's weights by Paddle's names; heads of the pretraining are left out."""
+    """The encoder's and the classifier's weights by Paddle's names; heads of the pretraining and positions
+    are left out."""
     out = {}
     for name, value in weights.items():
-        if not name.startswith(("ernie.", "classifier.")):
+        if not name.startswith(("ernie.", "classifier.")) or name.endswith("position_ids"):
             continue
         for theirs, ours in _PARTS:
             name = name.replace(theirs, ours)

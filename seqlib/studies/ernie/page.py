@@ -65,7 +65,7 @@ def describe_data(specs) -> str:
                 "Directions can be compared with the document's, figures cannot." if base in MADE else "")
     return (f"`{text}`, {found.source}: {len(found.train):,} sentences to train on, {len(found.dev):,} to choose by, "
             f"{len(found.test):,} to test, {len(found.unlabelled):,} unlabelled, {len(found.classes)} classes, "
-            f"{found.dropped} dropped because they stand in several parts.{note}{stand_in}")
+            f"{found.dropped} dropped because they stand there twice.{note}{stand_in}")
 
 
 def examples(name: str, count: int = 6) -> pd.DataFrame:
@@ -87,13 +87,26 @@ def sizes() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def settled(accuracy: pd.DataFrame) -> str:
+    """How much the accuracy on the development set still moves in the last quarter of the epochs (label, x, value)."""
+    last = accuracy.x.max()
+    if last < 4:
+        return ""
+    means = accuracy.groupby(["label", "x"]).value.mean().unstack("x")
+    moved = means[last] - means[last - last // 4]
+    return ("Accuracy on the development set in the last quarter of the epochs, points: "
+            + ", ".join(f"{name} {value:+.1f}" for name, value in moved.items()) + ".")
+
+
 def describe_base(records) -> str:
     """How the bases of some runs came about, and whether pretraining has helped."""
+    if not pretrained(records):
+        return "" if records else NOT_YET
     told = [f"`{r.spec['base']}`: {r.spec['base_steps']:,} steps, {r.metrics['tokens_seen'] / 1e6:.1f} million tokens, "
             f"{r.metrics['seconds'] / 60:.0f} minutes; masked loss on sentences held out {r.metrics['masked_loss_nats']:.3f} "
             f"nats, {r.metrics['unigram_loss_nats']:.3f} by frequencies alone; order of the halves right in "
             f"{r.metrics['halves_accuracy']:.0%}" for r in pretrained(records)]
-    return "Pretrained here: " + "; ".join(told) + ". " + helped(records) if told else NOT_YET
+    return "Pretrained here: " + "; ".join(told) + ". " + helped(records)
 
 
 def helped(records) -> str:
@@ -111,6 +124,12 @@ def item_interval(accuracy: float, items: int) -> tuple[float, float]:
     return tuple(distributions.binom.ppf((0.025, 0.975), items, accuracy) / items)
 
 
+def over_items(right: np.ndarray) -> str:
+    """Accuracy in percent with its interval over items."""
+    low, high = item_interval(right.mean(), len(right))
+    return f"{100 * right.mean():.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def results(own: pd.DataFrame) -> pd.DataFrame:
     """One row an arm, highest test accuracy first."""
     rows = []
@@ -118,7 +137,7 @@ def results(own: pd.DataFrame) -> pd.DataFrame:
         rows.append({"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0],
                      "test accuracy, %": interval(100 * runs.test_accuracy, 1), "macro F1": runs.test_macro_f1.mean(),
                      "test loss, nats": interval(runs.test_loss_nats, 3), "dev accuracy, %": 100 * runs.dev_accuracy.mean(),
-                     "train loss": runs.train_loss_nats.mean()})
+                     "train loss, nats": runs.train_loss_nats.mean()})
     return pd.DataFrame(rows)
 
 
@@ -181,10 +200,10 @@ def paired(records) -> pd.DataFrame:
         told = [by[name, seed].curves for name in PAIR]
         full, lora = (np.array(t["test_predicted"]) == np.array(t["test_classes"]) for t in told)
         table = [[int((full & lora).sum()), int((full & ~lora).sum())], [int((~full & lora).sum()), int((~full & ~lora).sum())]]
-        low, high = item_interval(full.mean(), len(full))
-        rows.append({"seed": seed, "full, %": 100 * full.mean(), "over items": f"{100 * low:.1f} to {100 * high:.1f}",
-                     "lora, %": 100 * lora.mean(), "full alone right": table[0][1], "lora alone right": table[1][0],
-                     "p (McNemar)": float(mcnemar(table, exact=False, correction=True).pvalue)})
+        apart = table[0][1] + table[1][0]
+        rows.append({"seed": seed, "full, % [items]": over_items(full), "lora, % [items]": over_items(lora),
+                     "full alone right": table[0][1], "lora alone right": table[1][0],
+                     "p (McNemar)": float(mcnemar(table, exact=False, correction=True).pvalue) if apart else 1.0})
     return pd.DataFrame(rows)
 
 
@@ -200,10 +219,9 @@ def confusion(records, name: str) -> pd.DataFrame:
 
 
 def grid(records) -> pd.DataFrame:
-    """Losses on the development set of the runs that choose the rates: label, lr, value."""
-    rows = [(label(r.spec), r.spec["lr"], r.metrics["dev_loss_nats"], r.metrics["dev_accuracy"])
-            for r in chosen(records, stage="grid")]
-    return pd.DataFrame(rows, columns=["label", "lr", "loss", "value"])
+    """Accuracy on the development set of the runs that choose the rates: label, lr, value."""
+    rows = [(label(r.spec), r.spec["lr"], r.metrics["dev_accuracy"]) for r in chosen(records, stage="grid")]
+    return pd.DataFrame(rows, columns=["label", "lr", "value"])
 
 
 def chosen_rates(records) -> pd.Series:
@@ -221,7 +239,8 @@ def told_rates(records) -> str:
     other = [name for name in used.index if used[name] != best[name]]
     ends = grid(records).groupby("label").lr.agg(["min", "max"])
     at_end = [name for name in best.index if best[name] in tuple(ends.loc[name])]
-    return (("Every arm below has the rate of highest accuracy on the development set" if not other else
+    return (("These have the rate of highest accuracy on the development set, LoRA's other ranks and variants that of LoRA"
+             if not other else
              f"**Not at the rate of highest accuracy on the development set: {', '.join(other)}**")
             + f" ({len(grid(records))} runs with seeds from {GRID_SEED} on, none of which is reported below): "
             + ", ".join(f"{name} {rate:g}" for name, rate in best.items())
@@ -230,13 +249,16 @@ def told_rates(records) -> str:
 
 def describe_live(records, trained) -> str:
     """The live runs in a sentence or two."""
-    return f"{len(records)} runs, {trained_now(records, trained)} {describe_base(records)}"
+    tuned = chosen(records)  # a base may come from the cache
+    return f"{len(tuned)} runs, {trained_now(tuned, trained)} {describe_base(records)}"
 
 
 def describe_archive(records) -> str:
     bases = sorted({r.spec["base"] for r in chosen(records, stage="final")})
     stand_in = [base for base in bases if base in MADE]
-    return f"Archived runs: base {', '.join(bases) or 'none yet'}" + (
+    made = {(r.spec["base"], r.provenance["base_sha256"]) for r in chosen(records, stage="final") if r.spec["base_steps"]}
+    mixed = " **Their bases differ: some were pretrained another time.**" if len(made) > len({base for base, _ in made}) else ""
+    return f"Archived runs: base {', '.join(bases) or 'none yet'}{mixed}" + (
         f", **the stand-in for {headlines.ERNIE}**: no figure of ours is the document's." if stand_in else ".")
 
 
@@ -263,7 +285,7 @@ def fair_pair(records) -> str:
         return NOT_YET
     told = "; ".join(f"{name} {interval(100 * own[own.label == name].test_accuracy, 1)}"
                      for name in (*ARMS, "full-random") if name in set(own.label))
-    return f"Test accuracy in percent, each arm at its own rate, to convergence: {told}."
+    return f"Test accuracy in percent, each arm at its own rate: {told}."
 
 
 def meaning(records) -> str:

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,14 +24,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import ErnieConfig, ErnieForPreTraining, get_linear_schedule_with_warmup
 
-from seqlib import data
+from seqlib import data, headlines
 from seqlib.allocator import keep_freed_memory
 from seqlib.errors import SeqlibError
 from seqlib.provenance import code_hash, provenance
 from seqlib.record import Record, digest
 from seqlib.store import scratch, write_atomically
 from seqlib.studies.ernie import bases, sentences
-from seqlib.studies.ernie.specs import MODULES, ErnieSpec, pretraining
+from seqlib.studies.ernie.specs import MAKERS, ErnieSpec, pretraining
 from seqlib.training import checkpoint
 
 LR, DECAY, WARM_UP, CLIP = 1e-3, 0.01, 0.03, 1.0
@@ -40,7 +41,6 @@ HELD_OUT = 1024  # sentences that the validation loss is taken on
 CHECKPOINT, EVERY = 500, 50  # steps between two checkpoints; steps that a point of the loss curve is the mean of
 POOL = 50  # batches that are sorted by length together
 SPECIALS = len(sentences.SPECIAL)
-MAKERS = tuple(f"seqlib.studies.ernie.{m}" for m in ("sentences", "bases", "pretrain"))
 ENDS = "，。！？；：、,!?;: "
 
 
@@ -56,7 +56,7 @@ class Batch:
     swapped: Tensor
 
 
-def pieces(text: tuple[str, ...], most: int) -> list[str]:
+def pieces(text: Sequence[str], most: int) -> list[str]:
     """Sentences, longer ones cut behind a mark of punctuation where there is one, into pieces of at most `most` characters."""
     out = []
     for s in text:
@@ -114,7 +114,10 @@ def outputs(model: ErnieForPreTraining, task: Batch) -> tuple[Tensor, Tensor]:
 
 def losses(model: ErnieForPreTraining, task: Batch) -> tuple[Tensor, Tensor]:
     """Mean loss, in nats, of the masked tokens and of the order of the halves (0 where there are no halves)."""
-    states, pooled = outputs(model, task)
+    return losses_of(model, task, *outputs(model, task))
+
+
+def losses_of(model: ErnieForPreTraining, task: Batch, states: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
     masked = F.cross_entropy(model.cls.predictions(states[task.where]), task.told)
     halves = task.swapped >= 0
     if not halves.any():
@@ -197,10 +200,11 @@ def evaluate(model: ErnieForPreTraining, rows: list[list[int]], tokens: int, see
     random, told, halves, right, total = np.random.default_rng([seed, 2]), [], 0, 0, 0.0
     for i in range(0, len(rows), 64):
         task = batch(rows[i : i + 64], tokens, random)
-        total += float(losses(model, task)[0]) * len(task.told)
+        states, pooled = outputs(model, task)
+        total += float(losses_of(model, task, states, pooled)[0]) * len(task.told)
         told += task.told.tolist()
         chosen = task.swapped >= 0
-        predicted = model.cls.seq_relationship(outputs(model, task)[1][chosen]).argmax(-1)
+        predicted = model.cls.seq_relationship(pooled[chosen]).argmax(-1)
         right += int((predicted == task.swapped[chosen]).sum())
         halves += int(chosen.sum())
     share = np.array(list(Counter(told).values())) / len(told)
@@ -209,8 +213,13 @@ def evaluate(model: ErnieForPreTraining, rows: list[list[int]], tokens: int, see
 
 
 def folder_of(spec: ErnieSpec) -> Path:
-    """Bound to the settings and to the code that makes it."""
-    return data.cache() / "ernie" / digest([spec.key, code_hash(MAKERS)])[:24]
+    """Bound to the settings, the architecture, the texts and the code that makes it."""
+    return data.cache() / "ernie" / digest([spec.key, bases.config(spec.base), texts_sha256(spec), code_hash(MAKERS)])[:24]
+
+
+def texts_sha256(spec: ErnieSpec) -> str:
+    more = "" if spec.text == headlines.REVIEWS else data.locate(headlines.TEXT).sha256
+    return digest([sentences.load(spec.text).sha256, more])
 
 
 def made(spec: ErnieSpec) -> Path:
@@ -219,7 +228,7 @@ def made(spec: ErnieSpec) -> Path:
     folder = folder_of(own)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not (folder / "record.json").exists():
+        if not all((folder / name).exists() for name in ("record.json", "model.safetensors", "vocab.txt")):
             _make(own, folder)
     return folder
 
@@ -231,8 +240,9 @@ def record_of(spec: ErnieSpec) -> Record:
         record = Record.model_validate_json((folder / "record.json").read_bytes())
     except ValueError as error:
         raise SeqlibError(f"base {spec.base}: {folder}/record.json is damaged; delete {folder}") from error
-    if record.problem() or record.key != pretraining(spec).key:
-        raise SeqlibError(f"base {spec.base}: {folder}/record.json is of another base; delete {folder}")
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if record.problem() or record.key != pretraining(spec).key or record.provenance["base_sha256"] != weights:
+        raise SeqlibError(f"base {spec.base}: {folder} is damaged or of another base; delete it, and it is made anew")
     return record
 
 
@@ -241,10 +251,10 @@ def _make(spec: ErnieSpec, folder: Path) -> None:
     began, clock = time.time(), time.perf_counter()
     text = sentences.to_pretrain(spec.text)
     vocab = sentences.vocabulary(text)
-    rows = sentences.encode(vocab, pieces(text, spec.length - 3), spec.length - 1)  # room for the [SEP] between two halves
-    held = np.random.default_rng([spec.seed, 3]).permutation(len(rows))
-    validation = [rows[i] for i in held[: min(HELD_OUT, len(rows) // 10)]]
-    rows = [rows[i] for i in held[len(validation) :]]
+    drawn = [text[i] for i in np.random.default_rng([spec.seed, 3]).permutation(len(text))]
+    held = min(HELD_OUT, len(drawn) // 10)  # whole sentences, of which no piece is trained on
+    validation, rows = (sentences.encode(vocab, pieces(part, spec.length - 3), spec.length - 1)  # room for one more [SEP]
+                        for part in (drawn[:held], drawn[held:]))
     with torch.random.fork_rng(devices=[]):
         state = State.start(spec, len(vocab))
         path = scratch() / "checkpoints" / f"ernie-{folder.name}.safetensors"
@@ -269,7 +279,7 @@ def _make(spec: ErnieSpec, folder: Path) -> None:
         save_file(encoder, out / "model.safetensors", {"format": "pt"})
         (out / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
         base = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
-        source = provenance(MODULES, digest(vocab), data=spec.text, base_sha256=base, started_unix=round(began),
+        source = provenance(MAKERS, texts_sha256(spec), data=spec.text, base_sha256=base, started_unix=round(began),
                             resumed=bool(kept), wall_seconds=round(time.perf_counter() - clock, 3))
         record = Record.of(spec, metrics, {"train_loss": points.tolist()}, source)
         (out / "record.json").write_text(json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False))

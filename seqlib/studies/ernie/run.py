@@ -3,8 +3,10 @@
 import os
 import shutil
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -16,9 +18,11 @@ from seqlib.provenance import provenance
 from seqlib.record import Record
 from seqlib.store import scratch
 from seqlib.studies.ernie import arms, bases, sentences
-from seqlib.studies.ernie.specs import LORA, MODULES, PRETRAINING, PUBLISHED, SAME_RATE, TINY, ErnieSpec
+from seqlib.studies.ernie.specs import COST, LORA, MODULES, PRETRAINING, PUBLISHED, SAME_RATE, TINY, ErnieSpec
 from seqlib.studies.ernie.train import Curves, logits_of, nats, train
 from seqlib.training import in_own_process
+
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}  # threads that wait are not to look busy
 
 
 def run(spec: ErnieSpec) -> Record:
@@ -30,9 +34,10 @@ def run(spec: ErnieSpec) -> Record:
 
         return pretrain.record_of(spec)
     if spec.base == TINY:
-        return train_and_describe(spec)
-    bases.load_base(spec)  # makes it here, where it is not there, and not in the process whose memory is measured
-    return in_own_process(train_and_describe, spec, threads())
+        return train_and_describe(spec, bases.folder_of(spec))
+    folder = bases.folder_of(spec)  # made here, where it is not there, and never in the process whose memory is measured
+    with patch.dict(os.environ, PASSIVE if spec.stage == COST else {}):
+        return in_own_process(partial(train_and_describe, folder=folder), spec, threads())
 
 
 def threads() -> int:
@@ -47,10 +52,9 @@ def chosen(part: sentences.Part, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 6]).permutation(len(part))[:count]
 
 
-def train_and_describe(spec: ErnieSpec) -> Record:
-    keep_freed_memory()
+def train_and_describe(spec: ErnieSpec, folder: Path | None) -> Record:
     began, clock = time.time(), time.perf_counter()
-    text, base = sentences.load(spec.text), bases.load_base(spec)
+    text, base = sentences.load(spec.text), bases.load_base(spec, folder)
 
     def examples(part: sentences.Part, count: int) -> tuple[list[list[int]], np.ndarray]:
         own = chosen(part, count, spec.seed)
@@ -66,11 +70,13 @@ def train_and_describe(spec: ErnieSpec) -> Record:
         logits = logits_of(model, dev_rows)
         return float(nats(logits, dev_classes).mean()), float((logits.argmax(1) == dev_classes).mean())
 
+    keep_freed_memory()  # from here on: what loading took is given back, and no memory of the training
     try:
         curves = train(model, train_rows, train_classes, spec, validate)
     except FloatingPointError as error:
         raise SeqlibError(f"{spec.study}/{spec.arm} seed {spec.seed}: {error}; lower lr ({spec.lr})") from error
     metrics, told = describe(spec, model, curves)
+    metrics["train_loss_nats"] = float(nats(logits_of(model, train_rows), train_classes).mean())
     if spec.stage in ("final", SAME_RATE):
         test_rows, test_classes = examples(text.test, 0)
         logits = logits_of(model, test_rows)
@@ -90,7 +96,7 @@ def describe(spec: ErnieSpec, model, curves: Curves) -> tuple[dict, dict]:
                 "step_cpu_seconds": float(np.median(curves.step_cpu_seconds)), "peak_memory_mb": curves.peak_memory_mb,
                 "training_memory_mb": curves.peak_memory_mb - curves.memory_before_mb,
                 "busy_share": sum(curves.step_cpu_seconds) / sum(curves.step_seconds) / threads(),
-                "train_loss_nats": float(np.mean(curves.train_loss[-10:])), "dev_loss_nats": curves.dev_loss[-1],
+                "dev_loss_nats": curves.dev_loss[-1],
                 "dev_accuracy": curves.dev_accuracy[-1]}
     return metrics, {name: getattr(curves, name) for name in ("train_loss", "dev_loss", "dev_accuracy")}
 
@@ -124,7 +130,7 @@ def trained_model(spec: ErnieSpec):
     """The model of a finished live run, from scratch, and its vocabulary. Raises SeqlibError where there is none."""
     from safetensors.numpy import load_file
 
-    folder, text, base = weights_path(spec), sentences.load(spec.text), bases.load_base(spec)
+    folder, text, base = weights_path(spec), sentences.load(spec.text), bases.load_base(spec, bases.folder_of(spec))
     if not folder.exists():
         raise SeqlibError(f"no weights of {spec.arm} seed {spec.seed} in {folder.parent}; run the notebook's live cell with "
                           "seed 0")

@@ -17,7 +17,8 @@ RANK, ALPHA, DROPOUT, LENGTH = 16, 32.0, 0.1, 128  # as published
 RATE, BATCH = 5e-5, 8  # as published
 SAME_RATE, COST = "same rate", "cost"  # stages
 COSTED = 64  # headlines of a run that tells what a step costs
-ATTENTION, ALL = "attention", "all"  # what LoRA adapts
+ATTENTION, ALL = "attention", "all"  # what LoRA adapts: the first four of these layers, all of them, or one
+LAYERS = ("q_proj", "k_proj", "v_proj", "out_proj", "linear1", "linear2")
 SMALL, TINY = "ernie-mini-small", "ernie-tiny"
 RANDOM = "ernie-3.0-medium-random"  # the published architecture with random weights: for what a step costs
 MADE = (headlines.MINI, SMALL, TINY)  # bases that are pretrained here
@@ -26,6 +27,7 @@ TEXTS = (headlines.TNEWS, headlines.CLUE, headlines.REVIEWS)
 WIDTH = {headlines.ERNIE: 768, RANDOM: 768, headlines.MINI: 256, SMALL: 128, TINY: 32}
 PUBLISHED = {1: (512, 256), 2: (1024, 512)}  # headlines to train and to evaluate on, by epochs
 GRID_SEED = 1000  # of the runs that choose a learning rate: none of theirs is reported
+MAKERS = tuple(f"seqlib.studies.ernie.{m}" for m in ("sentences", "bases", "pretrain"))  # of a base
 MODULES = ("seqlib.headlines", *(f"seqlib.studies.ernie.{m}" for m in (
     "framework", "specs", "sentences", "names", "bases", "pretrain", "arms", "train", "run")))
 
@@ -64,8 +66,9 @@ class ErnieSpec(Spec):
         adapted, given = self.arm in LORA, (self.r > 0, self.alpha > 0, bool(self.targets))
         if not all(g == adapted for g in given) or self.dropout and not adapted:
             raise ValueError(f"r is {self.r}, alpha {self.alpha}: LoRA arms want both above 0 and targets, others none of them")
-        if self.r > WIDTH[self.base]:
-            raise ValueError(f"r is {self.r}: a rank above the width of {self.base}, {WIDTH[self.base]}, adapts nothing more")
+        if adapted:
+            known_targets(self.targets)
+        check_rank(self.r, self.base)
         if self.base not in MADE and (self.base_steps or self.arm == PRETRAINING):
             raise ValueError(f"base_steps is {self.base_steps}: {self.base} is not pretrained here")
         if (self.examples > 0) != (self.protocol == "published"):
@@ -73,6 +76,19 @@ class ErnieSpec(Spec):
         if (self.arm == PRETRAINING) != (self.epochs == 0) or self.arm == PRETRAINING and not self.base_steps:
             raise ValueError(f"epochs is {self.epochs}: a base is made in base_steps, an arm trained in epochs")
         return self
+
+
+def known_targets(which: str) -> str:
+    """For a validator: raises ValueError on what no layer is called."""
+    if which not in (ATTENTION, ALL, *LAYERS):
+        raise ValueError(f"targets {which!r} match no layer; choose {ATTENTION}, {ALL}, or one of {', '.join(LAYERS)}")
+    return which
+
+
+def check_rank(r: int, base: str) -> None:
+    """For a validator: raises ValueError on a rank above the width."""
+    if r > WIDTH[base]:
+        raise ValueError(f"rank {r} is above the width of {base}, {WIDTH[base]}, and adapts nothing more; lower it")
 
 
 def label(spec: dict) -> str:
@@ -90,7 +106,7 @@ def label(spec: dict) -> str:
 def pretraining(spec: ErnieSpec) -> ErnieSpec:
     """The run that makes the base of `spec`."""
     return ErnieSpec(arm=PRETRAINING, text=spec.text, base=spec.base, base_steps=spec.base_steps, epochs=0, lr=0.0, batch=64,
-                     length=64)
+                     length=LENGTH if spec.text == headlines.REVIEWS else LENGTH // 2)  # headlines are short
 
 
 class ErnieParams(Params):
@@ -130,6 +146,9 @@ class ErnieParams(Params):
 
     @model_validator(mode="after")
     def adds_up(self):
+        known_targets(self.targets)
+        for r in self.ranks:
+            check_rank(r, headlines.MINI if self.base == "auto" else self.base)
         if not any(getattr(self, name) for name in type(self).model_fields if name.endswith("seeds")):
             raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
         wrong = [name for name in self.lr if not re.fullmatch(f"({'|'.join(ARMS)})(-.+)?", name)]
@@ -143,8 +162,8 @@ class ErnieParams(Params):
 
 
 def choose_text() -> str:
-    """TNEWS, of either release, or the stand-in."""
-    return data.first(*TEXTS).name
+    """TNEWS, the few-shot release, or the stand-in."""
+    return data.first(headlines.TNEWS, headlines.REVIEWS).name
 
 
 def choose_base() -> str:
@@ -173,16 +192,16 @@ def specs_of(params: ErnieParams) -> list[ErnieSpec]:
         return ErnieSpec(arm=arm, **given)
 
     ranks = [{"r": r, "alpha": alpha} for r in params.ranks for alpha in dict.fromkeys((2.0 * r, ALPHA))]
-    variants = [{"dropout": 0.0}, {"targets": ALL}, {"r": RANK // 2, "alpha": ALPHA / 2, "dropout": 0.0}]
-    tried = dict.fromkeys(params.arms + (["full-random"] if params.random_seeds else []))
-    specs = []
-    for seed in range(GRID_SEED, GRID_SEED + params.grid_seeds):
-        for name in tried:
-            arm, random = name.removesuffix("-random"), {"base_steps": 0} if name.endswith("-random") else {}
-            specs += [one(arm, seed=seed, stage="grid", lr=lr, **random)
-                      for lr in (params.full_rates if arm == "full" else params.lora_rates)]
+    less = {"r": RANK // 2, "alpha": ALPHA / 2, "dropout": 0.0}
+    variants = [{"dropout": 0.0}, {"targets": ALL}, less]
+    random = {"base_steps": 0, "base": base if base in MADE else RANDOM}
+    tried = [(arm, {}) for arm in params.arms] + [("full", random)] * (params.random_seeds > 0)
+    tried += [("lora", less)] * (params.variant_seeds > 0)
+    specs = [one(arm, seed=seed, stage="grid", lr=lr, **changed)
+             for seed in range(GRID_SEED, GRID_SEED + params.grid_seeds) for arm, changed in tried
+             for lr in (params.full_rates if arm == "full" else params.lora_rates)]
     specs += [one(arm, seed=seed) for seed in range(params.seeds) for arm in params.arms]
-    specs += [one("full", seed=seed, base_steps=0) for seed in range(params.random_seeds)]
+    specs += [one("full", seed=seed, **random) for seed in range(params.random_seeds)]
     specs += [one(arm, seed=seed, stage=SAME_RATE, lr=RATE) for seed in range(params.same_rate_seeds)
               for arm in ("full", "lora")]
     specs += [one("lora", seed=seed, **adapter) for seed in range(params.rank_seeds) for adapter in ranks]

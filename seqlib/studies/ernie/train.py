@@ -73,7 +73,8 @@ def train(model, rows: list[list[int]], classes: np.ndarray, spec, validate: Cal
             curves.step_cpu_seconds.append(time.process_time() - cpu)
             if not curves.train_loss[-1] < float("inf"):
                 raise FloatingPointError(f"training loss is {curves.train_loss[-1]} at step {len(curves.train_loss)}")
-        curves.peak_memory_mb = max(curves.peak_memory_mb, peak())
+        if not epoch:  # later the validation has had its share
+            curves.peak_memory_mb = peak()
         for own, value in zip((curves.dev_loss, curves.dev_accuracy), validate()):
             own.append(value)
         model.train()
