@@ -143,9 +143,13 @@ def rates(records) -> str:
         return f"All runs below have a learning rate of {tried[0]:g}; other rates have not been tried yet."
     counts, n = chosen.value_counts(), frame[frame.lr == tried[0]].seed.nunique()
     edge = sum(rate in (tried[0], tried[-1]) for rate in chosen)
-    return (f"Learning rates {', '.join(f'{rate:g}' for rate in tried)}, {n} seeds: the lowest mean validation loss is at "
+    main = get(NAME).parameters("full").small_lr
+    elsewhere = sum(rate != main for rate in chosen)
+    told = f"Learning rates {', '.join(f'{rate:g}' for rate in tried)}, {n} seed{'s' * (n > 1)}"
+    return (f"{told}: the lowest mean validation loss is at "
             + ", ".join(f"{rate:g} for {k} of {len(chosen)} arms" for rate, k in counts.items())
-            + (f"; for {edge} it is the last of those tried, so a better one may lie beyond." if edge else "."))
+            + (f"; for {edge} it is the last of those tried, so a better one may lie beyond." if edge else ".")
+            + (f" **Effects below are at {main:g}, not the best rate of {elsewhere} arms.**" if elsewhere else ""))
 
 
 def fair(records) -> pd.DataFrame:
