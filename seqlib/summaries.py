@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 
-from seqlib import claims, ledger, show, stats
+from seqlib import claims, data, ledger, show, stats
+from seqlib.errors import SeqlibError
 from seqlib.study import get
 
 NOT_YET = "The archive has no runs of this yet."
@@ -110,6 +111,44 @@ def show_table(make, own, title: str, digits: int = 4) -> None:
     """The table that `make` makes of some runs, or that there are none."""
     table = make(own) if len(own) else own
     show.table(table, title, digits) if len(table) else show.say(NOT_YET)
+
+
+def sizes(name: str) -> pd.DataFrame:
+    """Trainable and total parameters of a study's arms."""
+    counts = {arm: count() for arm, count in get(name).arms.items()}
+    return pd.DataFrame([{"arm": arm, "trainable": f"{n['trainable']:,}", "total": f"{n['total']:,}",
+                          "percent": f"{100 * n['trainable'] / n['total']:.4f}"} for arm, n in counts.items()])
+
+
+def missing(name: str, specs) -> str:
+    """What data cannot be had for a study's runs and how to get it, in a sentence; empty where all is there."""
+    try:
+        for wanted in get(name).data(specs):
+            data.locate(wanted)
+    except data.WrongFile:
+        raise
+    except SeqlibError as error:
+        return f"**Nothing was trained here, for want of data.** {error}."
+    return ""
+
+
+def chosen_rates(tried: pd.DataFrame, highest: bool = False) -> pd.Series:
+    """The learning rate of lowest (or highest) mean value by label, of runs that choose one (label, lr, value)."""
+    means = tried.groupby(["label", "lr"]).value.mean() * (1 if highest else -1)
+    return means.groupby("label").idxmax().map(lambda at: at[1]) if len(means) else pd.Series(dtype=float)
+
+
+def told_rates(tried: pd.DataFrame, chosen: pd.Series, used: pd.Series, criterion: str, whose: str, first_seed: int) -> str:
+    """Whether final runs (`used`: their rate by label) have the rates that were chosen among `tried`, and whether a choice lies
+    at the grid's end. `whose` begins the sentence that says so."""
+    if chosen.empty or used.empty:
+        return NOT_YET
+    other = [name for name in used.index if used[name] != chosen.get(name)]
+    ends = tried.groupby("label").lr.agg(["min", "max"])
+    at_end = [name for name in chosen.index if chosen[name] in tuple(ends.loc[name])]
+    return ((f"{whose} the rate of {criterion}" if not other else f"**Not at the rate of {criterion}: {', '.join(other)}**")
+            + f" ({len(tried)} runs with seeds from {first_seed} on, none of which is reported below)."
+            + (f" At an end of the grid, so a better one may lie beyond: {', '.join(at_end)}." if at_end else ""))
 
 
 @functools.cache  # a page reads them in several places, and its archive once as well

@@ -6,11 +6,10 @@ from scipy import stats as distributions
 from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
-from seqlib import claims, data, headlines
+from seqlib import claims, headlines, summaries
 from seqlib.errors import SeqlibError
 from seqlib.studies.ernie.framework import need
 from seqlib.studies.ernie.specs import ALPHA, ARMS, COST, DROPOUT, GRID_SEED, MADE, PRETRAINING, RANK, SAME_RATE, label
-from seqlib.study import get
 from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, trained_now
 
 NAME = "ernie"
@@ -44,13 +43,9 @@ def missing(specs) -> str:
     """What cannot be had for these runs and how to get it, in a sentence; empty where all is there."""
     try:
         need()
-        for name in get(NAME).data(specs):
-            data.locate(name)
-    except data.WrongFile:
-        raise
     except SeqlibError as error:
         return f"**Nothing was trained here.** {error}."
-    return ""
+    return summaries.missing(NAME, specs)
 
 
 def describe_data(specs) -> str:
@@ -75,16 +70,6 @@ def examples(name: str, count: int = 6) -> pd.DataFrame:
     found = sentences.load(name)
     first = {c: s for s, c in reversed(list(zip(found.train.sentences, found.train.classes)))}
     return pd.DataFrame([(found.classes[c], first[c]) for c in sorted(first)[:count]], columns=["class", "sentence"])
-
-
-def sizes() -> pd.DataFrame:
-    """Trainable and total parameters of every arm on ERNIE 3.0 medium, from its configuration."""
-    rows = []
-    for arm in ARMS:
-        n = get(NAME).arms[arm]()
-        rows.append({"arm": arm, "trainable": f"{n['trainable']:,}", "total": f"{n['total']:,}",
-                     "percent": f"{100 * n['trainable'] / n['total']:.4f}"})
-    return pd.DataFrame(rows)
 
 
 def settled(accuracy: pd.DataFrame) -> str:
@@ -226,25 +211,15 @@ def grid(records) -> pd.DataFrame:
 
 def chosen_rates(records) -> pd.Series:
     """The rate of highest mean accuracy on the development set, by label."""
-    means = grid(records).groupby(["label", "lr"]).value.mean()
-    return means.groupby("label").idxmax().map(lambda at: at[1]) if len(means) else pd.Series(dtype=float)
+    return summaries.chosen_rates(grid(records), highest=True)
 
 
 def told_rates(records) -> str:
     """Whether the final runs have the rates that the development set chose, and whether a choice lies at the grid's end."""
     best, own = chosen_rates(records), fair(records)
-    if best.empty or own.empty:
-        return NOT_YET
-    used = own[own.label.isin(best.index)].groupby("label").lr.first()
-    other = [name for name in used.index if used[name] != best[name]]
-    ends = grid(records).groupby("label").lr.agg(["min", "max"])
-    at_end = [name for name in best.index if best[name] in tuple(ends.loc[name])]
-    return (("These have the rate of highest accuracy on the development set, LoRA's other ranks and variants that of LoRA"
-             if not other else
-             f"**Not at the rate of highest accuracy on the development set: {', '.join(other)}**")
-            + f" ({len(grid(records))} runs with seeds from {GRID_SEED} on, none of which is reported below): "
-            + ", ".join(f"{name} {rate:g}" for name, rate in best.items())
-            + (f". At an end of the grid, so a better one may lie beyond: {', '.join(at_end)}." if at_end else "."))
+    used = own[own.label.isin(best.index)].groupby("label").lr.first() if len(own) else own
+    return summaries.told_rates(grid(records), best, used, "highest accuracy on the development set",
+                                "LoRA's other ranks and variants have LoRA's rate, the arms have", GRID_SEED)
 
 
 def describe_live(records, trained) -> str:

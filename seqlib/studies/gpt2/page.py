@@ -2,9 +2,8 @@
 
 import pandas as pd
 
-from seqlib import claims, data, smollm
-from seqlib.errors import SeqlibError
-from seqlib.studies.gpt2.specs import ARMS, GRID_SEED, TINY, label
+from seqlib import claims, smollm, summaries
+from seqlib.studies.gpt2.specs import GRID_SEED, TINY, label
 from seqlib.study import get
 from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
@@ -49,45 +48,15 @@ def grid(records) -> pd.DataFrame:
 
 def chosen_rates(records) -> pd.Series:
     """The rate of lowest mean validation loss by label."""
-    means = grid(records).groupby(["label", "lr"]).value.mean()
-    return means.groupby("label").idxmin().map(lambda at: at[1]) if len(means) else pd.Series(dtype=float)
+    return summaries.chosen_rates(grid(records))
 
 
 def told_rates(records) -> str:
     """Whether the final runs have the rates that validation text chose, and whether a choice lies at the grid's end."""
-    chosen, own = chosen_rates(records), frame(records, protocol="fair")
-    if chosen.empty or own.empty:
-        return NOT_YET
-    used = own[own.label != "frozen"].groupby("label").lr.first()
-    other = [name for name in used.index if used[name] != chosen.get(name)]
-    ends = grid(records).groupby("label").lr.agg(["min", "max"])
-    at_end = [name for name in chosen.index if chosen[name] in tuple(ends.loc[name])]
-    return (("Every arm and rank below has the rate of lowest validation loss" if not other else
-             f"**Not at the rate of lowest validation loss: {', '.join(other)}**")
-            + f" ({len(grid(records))} runs with seeds from {GRID_SEED} on, none of which is reported below)."
-            + (f" At an end of the grid, so a better one may lie beyond: {', '.join(at_end)}." if at_end else ""))
-
-
-def sizes() -> pd.DataFrame:
-    """Trainable and total parameters of every arm on GPT-2, from its configuration."""
-    rows = []
-    for arm in ARMS:
-        n = get(NAME).arms[arm]()
-        rows.append({"arm": arm, "trainable": f"{n['trainable']:,}", "total": f"{n['total']:,}",
-                     "percent": f"{100 * n['trainable'] / n['total']:.4f}"})
-    return pd.DataFrame(rows)
-
-
-def missing(specs) -> str:
-    """What cannot be had for these runs and how to get it, in a sentence; empty where all is there."""
-    try:
-        for name in get(NAME).data(specs):
-            data.locate(name)
-    except data.WrongFile:
-        raise
-    except SeqlibError as error:
-        return f"**Nothing was trained here, for want of data.** {error}."
-    return ""
+    own = frame(records, protocol="fair")
+    used = own[own.label != "frozen"].groupby("label").lr.first() if len(own) else own
+    return summaries.told_rates(grid(records), chosen_rates(records), used, "lowest validation loss",
+                                "Every arm and rank below has", GRID_SEED)
 
 
 def describe_data(specs) -> str:
