@@ -58,8 +58,9 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[
 
 
 def say(text: str) -> None:
-    """Markdown with numbers computed in the cell."""
-    display(Markdown(text))
+    """Markdown with numbers computed in the cell; of an empty text nothing, which Jupyter would show as an object's name."""
+    if text:
+        display(Markdown(text))
 
 
 def _link(data: pd.DataFrame, name: str) -> str:

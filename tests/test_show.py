@@ -30,3 +30,11 @@ def test_a_changed_control_draws_anew_and_a_refusal_is_shown(monkeypatch):
 def test_texts_stand_side_by_side_keep_their_lines_and_are_no_markup():
     shown = show.texts({"lora": "a\n<b>", "full": "c"})
     assert "a\n&lt;b&gt;" in shown and shown.count("<pre") == 2 and "flex" in shown
+
+
+def test_an_empty_text_shows_nothing(monkeypatch):
+    shown = []
+    monkeypatch.setattr(show, "display", shown.append)
+    show.say("")
+    show.say("words")
+    assert [s.data for s in shown] == ["words"]

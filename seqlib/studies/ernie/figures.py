@@ -28,6 +28,7 @@ def lines(panels: dict[tuple[str, str], pd.DataFrame]) -> Figure:
                      errorbar=("pi", 100), marker="o" if data.x.nunique() < 20 else None, markersize=4, markeredgewidth=0,
                      ax=ax)
         ax.set(xlabel=xlabel, ylabel=ylabel)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(fontsize=8)
     figure.tight_layout()
     return figure
