@@ -82,7 +82,7 @@ def test_effects_come_back_from_losses_that_were_made_of_them():
             loss = 5 + shift + 0.3 * ("L" in has) - 0.1 * ("B" in has) + 0.2 * ({"L", "Q"} <= has) + rng.normal(0, 1e-3)
             rows += [{"arm": arm, "seed": seed, "lr": lr, "val_loss_nats": loss + more} for lr, more in ((1e-3, 0), (1e-4, 1))]
     frame = pd.DataFrame(rows)
-    assert set(factors.best_rates(frame)) == {1e-3}
+    assert set(factors.by_rate(frame).idxmin(axis=1)) == {1e-3}
     told = factors.effects(frame[frame.lr == 1e-3]).set_index("effect")
     expected = {"L": 0.4, "Q": 0.1, "B": -0.1, "R": 0, "P": 0, "L x Q": 0.1, "R x P": 0}
     for effect, value in expected.items():
@@ -212,9 +212,10 @@ def test_the_plan_holds_every_comparison_that_the_claims_make():
     values = yaml.safe_load((Path(__file__).parents[2] / "notebooks/profiles/full.yaml").read_text())["attention_search"]
     whole = {**values, "small_seeds": 1, "short_seeds": 1, "long_steps": 2000, "matched_seeds": 1, "fair_seeds": 1,
              "published_seeds": 1, "repaired_seeds": 1,
-             "fair_arms": list(arms.FAIR), "rates": [1e-4, 3e-4, 3e-3], "rate_seeds": 1, "fair_steps": 500}
+             "fair_arms": list(arms.FAIR), "fair_lr": [3e-3, 1e-3], "rates": [1e-4, 3e-4, 1e-2], "rate_seeds": 1,
+             "fair_steps": 500}
     specs = specs_of(SearchParams(profile="full", **whole))
-    assert len(specs) == len({s.key for s in specs}) == 13 + 26 + 12 + 4 * len(arms.FAIR) + 26
+    assert len(specs) == len({s.key for s in specs}) == 13 + 26 + 12 + 5 * len(arms.FAIR) + 26
     metrics = ["val_loss_nats", "val_accuracy", "step_peak_mb", *(f"val_loss_nats_step{n}" for n in (50, 500, 2000))]
     table = pd.DataFrame([{**s.model_dump(), **dict.fromkeys(metrics, 1.0 + i), "seed": seed, "older_code": False}
                           for i, s in enumerate(specs) for seed in (0, 1)])
@@ -222,6 +223,14 @@ def test_the_plan_holds_every_comparison_that_the_claims_make():
     assert {r.id for r in rows if r.verdict == "not run"} == set()
     assert next(r for r in rows if r.id == "X07").verdict == "not comparable"
     assert not any(repair["verdict"] == "not run" for r in rows for repair in r.repairs.values())
+
+
+def test_the_ledger_and_the_page_take_the_fair_search_at_the_same_settings():
+    params, fair = STUDY.parameters("full"), claims.load()["attention_search"]["claims"]["X03"]["test"]["columns"]
+    where = fair["with interpolation"]["where"]
+    assert where["lr"] == page.main_rate() == params.fair_lr[0]
+    assert (where["vocabulary"], where["context"], where["batch"], where["steps"]) == (
+        params.vocabulary, params.small_context, params.small_batch, params.fair_steps)
 
 
 def test_experts_that_matching_would_leave_nothing_are_refused():
@@ -337,9 +346,9 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
     monkeypatch.setattr(page.show, "say", said.append)
     monkeypatch.setattr(page.show, "table", lambda frame, *a, **k: said.append(frame.to_string()))
     monkeypatch.setattr(page.show, "figure", lambda draw, *, caption, **k: (drawn.append(draw()), said.append(caption)))
-    frames = {"as published": page.large(records, "published"), page.REPAIRED: page.large(records, "repaired")}
+    frames = page.large_protocols(records)
     for part in (captions.show_protocols, captions.show_long, captions.show_effects, captions.show_lengths, page.show_cost,
-                 page.show_ranks):
+                 page.show_ranks, page.show_effects_by_rate):
         part(records)
     page.show_luck(frames, "x")
     page.show_luck(page.short(records), "x")

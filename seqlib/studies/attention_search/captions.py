@@ -65,8 +65,8 @@ def show_long(records) -> None:
                 name="search-long", data=data,
                 alt="Validation loss of each configuration less the mean of all, by training steps.",
                 caption=f"Lowest after {gap.index[0]} steps: {gap.iloc[0].idxmin()}; after {gap.index[-1]:,}: "
-                        f"{gap.iloc[-1].idxmin()}. The spread over the thirteen goes from {gap.iloc[0].std():.4f} to "
-                        f"{gap.iloc[-1].std():.4f} nats.")
+                        f"{gap.iloc[-1].idxmin()}. The spread over the thirteen goes from {gap.iloc[0].std(ddof=0):.4f} to "
+                        f"{gap.iloc[-1].std(ddof=0):.4f} nats.")
     told = agreements(data)
     mean, first, last = told.groupby(["what", "x"]).value.mean(), gap.index[0], gap.index[-1]
     show.figure(lambda: figures.bands(told, "steps", "Kendall's tau"), name="search-agreement", data=told,
@@ -134,7 +134,8 @@ def show_lengths(records) -> None:
                 name="search-lengths", data=told,
                 alt="Loss on the same targets by the context given, with and without position interpolation.",
                 caption=f"What four times the context changes, nats: {changes}. Interpolation in training changes the loss by "
-                        f"{trained_effect(records)}. Mean over the sixteen arms of the design; band: range of the seeds.")
+                        f"{trained_effect(records)}. Mean over the eight arms of the design that train so; band: range of "
+                        "the seeds.")
 
 
 def trained_effect(records) -> str:

@@ -9,10 +9,10 @@ from seqlib import stats
 from seqlib.studies.attention_search.arms import FACTORIAL, FACTORS, levels
 
 
-def best_rates(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.Series:
-    """The learning rate with the lowest mean of `metric` for every arm, over the seeds that all rates have."""
+def by_rate(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFrame:
+    """Mean of `metric`, a row an arm, a column a learning rate, over the seeds that all rates have."""
     shared = set.intersection(*(set(own.seed) for _, own in frame.groupby("lr")))
-    return frame[frame.seed.isin(shared)].groupby(["arm", "lr"])[metric].mean().unstack("lr").idxmin(axis=1)
+    return frame[frame.seed.isin(shared)].groupby(["arm", "lr"])[metric].mean().unstack("lr")
 
 
 def contrasts(frame: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFrame:

@@ -21,7 +21,7 @@ from seqlib.studies.attention_search.arms import (
     size,
     widths_of,
 )
-from seqlib.studies.attention_search.factors import best_rates, effects
+from seqlib.studies.attention_search.factors import by_rate, effects
 from seqlib.study import get
 from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, span
 
@@ -92,7 +92,7 @@ def show_cost(records) -> None:
     if frame.empty:
         return
     for arm, own in sorted(frame.groupby("arm"), key=lambda item: item[1].step_peak_mb.mean()):
-        rows.append({"arm": arm, "runs": len(own), "peak memory, MB": own.step_peak_mb.mean(),
+        rows.append({"arm": arm, "runs": len(own), "peak memory, MB [95% CI]": interval(own.step_peak_mb, 0),
                      "s / step": own.step_seconds.median(), "cache, KB a token": cached(arm) * BYTES / 1024})
     show.table(pd.DataFrame(rows), "Time and peak resident memory of a training step, and what decoding keeps")
 
@@ -103,19 +103,45 @@ def seed_agreement(frame: pd.DataFrame, metric: str = "val_loss_nats") -> float:
     return float(wide.corr("kendall").to_numpy()[np.triu_indices(wide.shape[1], 1)].mean())
 
 
+def luck(frame: pd.DataFrame) -> dict[str, float]:
+    """Of a ranking: spread of the arms' means, what is left of an arm's loss from seed to seed when the mean of all arms is
+    taken out, and Kendall's tau between the orders of two seeds. Empty for a single seed."""
+    if frame.empty or frame.seed.nunique() < 2:
+        return {}
+    means, shift = frame.groupby("arm").val_loss_nats.mean(), frame.groupby("seed").val_loss_nats.transform("mean")
+    return {"spread of the arms": means.std(ddof=0),
+            "from seed to seed": (frame.val_loss_nats - shift).groupby(frame.arm).std().mean(),
+            "tau of two seeds": seed_agreement(frame)}
+
+
 def show_luck(frames: dict[str, pd.DataFrame], title: str) -> None:
-    """How much of a ranking is luck, a row a protocol: spread of the arms' means, what is left of an arm's loss from seed to
-    seed when the mean of all arms is taken out, and how far orders agree."""
-    rows = []
-    for label, frame in frames.items():
-        if frame.empty or frame.seed.nunique() < 2:
-            continue
-        means, shift = frame.groupby("arm").val_loss_nats.mean(), frame.groupby("seed").val_loss_nats.transform("mean")
-        rows.append({"protocol": label, "seeds": frame.seed.nunique(), "spread of the arms": means.std(ddof=0),
-                     "from seed to seed": (frame.val_loss_nats - shift).groupby(frame.arm).std().mean(),
-                     "tau of two seeds": seed_agreement(frame), "tau with the document": with_document(means),
-                     "trained on": f"{frame.train_windows_overlap.mean():.1%}"})
+    """How much of a ranking is luck, a row a protocol."""
+    rows = [{"protocol": label, "seeds": frame.seed.nunique(), **luck(frame),
+             "tau with the document": with_document(frame.groupby("arm").val_loss_nats.mean()),
+             "trained on": f"{frame.train_windows_overlap.mean():.1%}"} for label, frame in frames.items() if luck(frame)]
     show.table(pd.DataFrame(rows), title) if rows else show.say(NOT_YET)
+
+
+def large_protocols(records) -> dict[str, pd.DataFrame]:
+    """The thirteen at the published size, as published and repaired."""
+    return {"as published": large(records, "published"), REPAIRED: large(records, "repaired")}
+
+
+def luck_and_leakage(records) -> str:
+    """How much of the published ranking is luck, and what holding out documents changes, in words."""
+    told = []
+    for size_, frames in (("published", large_protocols(records)), ("small", short(records))):
+        found = {label: luck(frame) for label, frame in frames.items() if luck(frame)}
+        if not found:
+            continue
+        form = ("{}, {} seeds: {:.4f} between the arms' means, {:.4f} from seed to seed, two seeds' orders agree with a tau of "
+                "{:+.2f}")
+        said = "; ".join(form.format(label, frames[label].seed.nunique(), *own.values()) for label, own in found.items())
+        first, last = (frames[label].groupby("arm").val_loss_nats.mean() for label in (list(found)[0], list(found)[-1]))
+        both = "" if len(found) < 2 else (f"; the mean orders of the first and the last agree with a tau of "
+                                          f"{kendalltau(first, last).statistic:+.2f}")
+        told.append(f"At the {size_} size, in nats: {said}{both}.")
+    return " ".join(told) or NOT_YET
 
 
 def with_document(means: pd.Series) -> float:
@@ -138,28 +164,50 @@ def rates(records) -> str:
     frame = small(records, FAIR)
     if frame.empty:
         return NOT_YET
-    chosen, tried = best_rates(frame), sorted(frame.lr.unique())
+    tried, main = sorted(frame.lr.unique()), main_rate()
     if len(tried) < 2:
         return f"All runs below have a learning rate of {tried[0]:g}; other rates have not been tried yet."
-    counts, n = chosen.value_counts(), frame[frame.lr == tried[0]].seed.nunique()
-    edge = sum(rate in (tried[0], tried[-1]) for rate in chosen)
-    main = get(NAME).parameters("full").small_lr
-    elsewhere = sum(rate != main for rate in chosen)
-    told = f"Learning rates {', '.join(f'{rate:g}' for rate in tried)}, {n} seed{'s' * (n > 1)}"
-    return (f"{told}: the lowest mean validation loss is at "
-            + ", ".join(f"{rate:g} for {k} of {len(chosen)} arms" for rate, k in counts.items())
-            + (f"; for {edge} it is the last of those tried, so a better one may lie beyond." if edge else ".")
-            + (f" **Effects below are at {main:g}, not the best rate of {elsewhere} arms.**" if elsewhere else ""))
+    table = by_rate(frame)
+    chosen, common = table.idxmin(axis=1), table.mean().idxmin()
+    n = int(frame.groupby("lr").seed.nunique().min())
+    edge, elsewhere = chosen.isin([tried[0], tried[-1]]).sum(), (chosen != main).sum()
+    told = (f"Learning rates {', '.join(f'{rate:g}' for rate in tried)}, {n} seed{'s' * (n > 1)}: the lowest validation loss "
+            "is at " + ", ".join(f"{rate:g} for {k} of {len(chosen)} arms" for rate, k in chosen.value_counts().items())
+            + (f"; for {edge} that is the end of what was tried, so a better one may lie beyond" if edge else "")
+            + f". The mean over all arms is lowest at {common:g}.")
+    if main not in table:
+        return told
+    told += f" Effects below are at {main:g} for all arms" if main == common else (
+        f" **Effects below are at {main:g}, not the best rate over all arms**")
+    gain = (table[main] - table.min(axis=1))[chosen != main].mean()
+    return told + (f"; {elsewhere} arms alone would choose another, which takes {gain:.3f} nats off their loss in the mean, on "
+                   "the seeds that chose it." if elsewhere else ".")
 
 
-def fair(records) -> pd.DataFrame:
-    """The fair search's runs at its main learning rate."""
+def main_rate() -> float:
+    """The learning rate at which the fair search is reported."""
+    return get(NAME).parameters("full").fair_lr[0]
+
+
+def fair(records, lr: float | None = None) -> pd.DataFrame:
+    """The fair search's runs at one learning rate, the one to report if none is named."""
     frame = small(records, FAIR)
-    return frame if frame.empty else frame[frame.lr == get(NAME).parameters("full").small_lr]
+    return frame if frame.empty else frame[frame.lr == (lr or main_rate())]
 
 
-def fair_effects(records, metric: str = "val_loss_nats") -> pd.DataFrame:
-    return effects(fair(records), metric)
+def fair_effects(records, metric: str = "val_loss_nats", lr: float | None = None) -> pd.DataFrame:
+    return effects(fair(records, lr), metric)
+
+
+def show_effects_by_rate(records) -> None:
+    """The main effects at every one of the full profile's `fair_lr`."""
+    columns = {"factor": list(FACTORS.values())}
+    for lr in get(NAME).parameters("full").fair_lr:
+        if not fair(records, lr).empty:
+            told = fair_effects(records, lr=lr).set_index("effect").loc[list(FACTORS)]
+            columns[f"at {lr:g} [95% CI]"] = [span(*row) for row in told[["mean", "low", "high"]].itertuples(index=False)]
+    if len(columns) > 2:
+        show.table(pd.DataFrame(columns), "Main effects on the validation loss, nats, by learning rate")
 
 
 def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
@@ -171,22 +219,29 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     return f"{told}. {main_effects(records)}"
 
 
-def main_effects(records) -> str:
-    """The main effects that differ from zero after Holm, largest first, in a sentence."""
-    table = fair_effects(records)
-    table = table[table.effect.isin(FACTORS)]
-    clear = table[table.p_holm < 0.05].sort_values("mean", key=abs, ascending=False)
-    none = [FACTORS[e] for e in table.effect if e not in set(clear.effect)]
-    told = "; ".join(f"{FACTORS[effect]} {span(mean, low, high)}"
-                     for effect, mean, low, high in clear[["effect", "mean", "low", "high"]].itertuples(index=False))
-    sentence = f"In one block at equal parameters, over {table.seeds.min()} paired seeds, in nats: {told or 'no clear effect'}"
-    return sentence + (f"; no clear effect of {', '.join(none)}." if none and told else ".")
+def main_effects(records, rates: list[float] | None = None) -> str:
+    """The main effects that differ from zero after Holm, largest first, a sentence a learning rate."""
+    told = []
+    for lr in rates or [main_rate()]:
+        if fair(records, lr).empty:
+            continue
+        table = fair_effects(records, lr=lr)
+        table = table[table.effect.isin(FACTORS)]
+        clear = table[table.p_holm < 0.05].sort_values("mean", key=abs, ascending=False)
+        none = [FACTORS[e] for e in table.effect if e not in set(clear.effect)]
+        found = "; ".join(f"{FACTORS[effect]} {span(mean, low, high)}"
+                          for effect, mean, low, high in clear[["effect", "mean", "low", "high"]].itertuples(index=False))
+        start = "At" if told else f"In one block at equal parameters, over {table.seeds.min()} paired seeds, in nats, at"
+        told.append(f"{start} a learning rate of {lr:g}: {found or 'no clear effect'}"
+                    + (f"; no clear effect of {', '.join(none)}." if none and found else "."))
+    return " ".join(told)
 
 
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
     rows = own_verdicts(NAME)
-    search = "" if fair(records).empty else f" **The fair search:** {main_effects(records)}"
+    rates = get(NAME).parameters("full").fair_lr
+    search = "" if fair(records).empty else f" **The fair search:** {main_effects(records, rates)}"
     return (f"**The published top five: {rows['X02'].verdict}. RoPE scaling as the winning change: {rows['X03'].verdict}. "
             f"Fifty steps tell which mechanism to use: {rows['X10'].verdict}.**{search}")
 
@@ -203,8 +258,8 @@ def matched(records) -> str:
     tau = [kendalltau(a, b).statistic for a, b in zip(before.to_numpy(), after.to_numpy())]
     change = (after - before).mean().sort_values()
     return ("With parameters matched through the experts' width the order of the twelve agrees with that of the published "
-            f"widths with a Kendall's tau of {interval(pd.Series(tau), 2)}; matching moves {change.index[0]} by "
-            f"{change.iloc[0]:+.4f} and {change.index[-1]} by {change.iloc[-1]:+.4f} nats.")
+            f"widths with a Kendall's tau of {interval(pd.Series(tau), 2)} over {len(tau)} seeds; matching moves "
+            f"{change.index[0]} by {change.iloc[0]:+.4f} and {change.index[-1]} by {change.iloc[-1]:+.4f} nats.")
 
 
 def describe_archive(records) -> str:
@@ -235,6 +290,7 @@ def meaning(records) -> str:
         f"{max(v['X01'].ours.values()):,}, so the size is not fixed. X09 is {v['X09'].verdict}. {matched(records)}",
         f"- **Ranking.** X02 is {v['X02'].verdict}, X03 {v['X03'].verdict}, X04 {v['X04'].verdict}, X05 {v['X05'].verdict}, "
         f"X06 {v['X06'].verdict}.",
+        f"- **Luck and leakage.** {luck_and_leakage(records)}",
         f"- **Fifty steps.** X10 is {v['X10'].verdict}{x10}.",
         f"- **Memory.** X08 is {v['X08'].verdict}. While decoding the latent configurations keep {min(latent):.0f} to "
         f"{max(latent):.0f} KB a token, the baseline {kept['baseline']:.0f}: that is what the latents are for, and training "
@@ -247,8 +303,11 @@ def show_ranks(records) -> None:
     frame = fair(records)
     if frame.empty:
         return
-    rows = [{"arm": arm, "latent rank / channels": str(RANKS.get(arm, "full")), "own key": "no" if arm == ONE_KEY else "yes",
-             "seeds": len(own), "loss, nats [95% CI]": interval(own.val_loss_nats, 4),
-             "numbers kept a token": own.cached_numbers_per_token.iloc[0]}
-            for arm, own in ((arm, frame[frame.arm == arm]) for arm in ("fair", ONE_KEY, *RANKS)) if len(own)]
+    wide, rows = frame.pivot(index="seed", columns="arm", values="val_loss_nats"), []
+    for arm in (arm for arm in ("fair", ONE_KEY, *RANKS) if arm in wide):
+        rows.append({"arm": arm, "latent rank / channels": str(RANKS.get(arm, "full")),
+                     "own key": "no" if arm == ONE_KEY else "yes", "seeds": wide[arm].count(), "loss, nats": wide[arm].mean(),
+                     "less fair, paired [95% CI]": "" if arm == "fair" or "fair" not in wide else
+                     interval((wide[arm] - wide["fair"]).dropna(), 4),
+                     "numbers kept a token": frame[frame.arm == arm].cached_numbers_per_token.iloc[0]})
     show.table(pd.DataFrame(rows), "Rank of the latent, and one key for all heads; all else as in fair")

@@ -50,7 +50,8 @@ class SearchParams(Params):
     """`arms` of the thirteen train at the published shape under both protocols, with `published_seeds` and `repaired_seeds`.
     At the small shape the same arms train for `long_steps` under the repaired protocol with `small_seeds`, for `steps` under
     both others with `short_seeds`, with parameters matched for `fair_steps` with `matched_seeds`; and the fair search's arms
-    with `fair_seeds` at `small_lr`, with `rate_seeds` at each of `rates`."""
+    with `fair_seeds` at each of `fair_lr` (the page reports the first of the full profile's), with `rate_seeds` at each of
+    `rates`."""
 
     text: Literal[("auto", *TEXTS)] = "auto"
     arms: list[str] = Field(default=list(THIRTEEN), min_length=1, max_length=len(THIRTEEN))
@@ -74,6 +75,7 @@ class SearchParams(Params):
     matched_seeds: Count = 0
     fair_arms: list[str] = Field(default=list(FAIR), max_length=len(FAIR))
     fair_seeds: Count = 0
+    fair_lr: list[Rate] = Field(default=[1e-3], min_length=1, max_length=10)
     fair_steps: Steps = 500
     rate_seeds: Count = 0
     rates: list[Rate] = Field(default=[], max_length=10)
@@ -115,8 +117,8 @@ def specs_of(params: SearchParams) -> list[SearchSpec]:
     specs += [SearchSpec(arm=a, seed=s, **small, steps=params.fair_steps)
               for s in range(params.matched_seeds) for a in params.matched]
     specs += [SearchSpec(arm=a, seed=s, **small | {"lr": lr}, steps=params.fair_steps)
-              for lr, seeds in [(params.small_lr, params.fair_seeds), *((rate, params.rate_seeds) for rate in params.rates)]
-              for s in range(seeds) for a in params.fair_arms]
+              for seeds, rates in ((params.fair_seeds, params.fair_lr), (params.rate_seeds, params.rates))
+              for lr in rates for s in range(seeds) for a in params.fair_arms]
     for protocol, seeds in (("published", params.published_seeds), ("repaired", params.repaired_seeds)):
         specs += [SearchSpec(arm=a, seed=s, protocol=protocol, **large) for s in range(seeds) for a in params.arms]
     return list({spec.key: spec for spec in specs}.values())
