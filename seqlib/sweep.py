@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 from tqdm.auto import tqdm
 
@@ -41,8 +42,22 @@ def run_group(specs: Sequence[Spec]) -> list[Record]:
         sys.setswitchinterval(before)
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, in whatever way, so that a killed sweep leaves none behind that
+    trains on."""
+    parent = parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def limit_threads(threads: int) -> None:
-    """Set up a pool's worker so that all of them together use each core once."""
+    """Set up a pool's worker so that all of them together use each core once, and none outlives what started it."""
+    end_with_parent()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own

@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     checkout.profile(arms=["rope", "lstm", "gru"], seeds=2, epochs=400, baselines=False)
     process = checkout.start("sweep", "airline", "--profile", "smoke", "--workers", "2")
     wait_for(lambda: len(checkout.records()) >= 2)
-    workers = [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and _is_worker(int(pid), process.pid)]
+    workers = workers_of(process.pid)
     assert workers
     os.kill(workers[0], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
@@ -153,9 +154,33 @@ def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     assert code == 0 and f"{6 - kept} of them new" in out
 
 
-def _is_worker(pid: int, parent: int) -> bool:
+def test_a_killed_sweep_leaves_no_worker_behind(checkout):
+    checkout.profile(arms=["rope", "lstm"], seeds=2, epochs=10_000, baselines=False)
+    process = checkout.start("sweep", "airline", "--profile", "smoke", "--workers", "2")
+    checkpoints = checkout.root / "runs" / "checkpoints"
+    wait_for(lambda: any(checkpoints.glob("*.safetensors")))
+    workers = workers_of(process.pid)
+    assert len(workers) == 2 and all(map(alive, workers))
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: not any(map(alive, workers)), seconds=20)
+
+
+def workers_of(parent: int) -> list[int]:
+    """Process ids of a sweep's workers."""
+    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and alive(int(pid)) and parent_of(int(pid)) == parent]
+
+
+def alive(pid: int) -> bool:
+    """Whether a spawned process runs (one that has ended and is not yet collected has no command line)."""
     try:
-        with open(f"/proc/{pid}/stat") as stat, open(f"/proc/{pid}/cmdline") as command:
-            return int(stat.read().rsplit(")", 1)[1].split()[1]) == parent and "spawn_main" in command.read()
+        return "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
