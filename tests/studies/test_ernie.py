@@ -178,6 +178,34 @@ def test_an_arm_trains_what_it_says(arm, trained):
     assert set(arms.trained_weights(model)) == {k for k in start if trained(k)}
 
 
+def test_an_epoch_goes_through_every_sentence_once_and_fair_batches_pad_little():
+    lengths = np.random.default_rng(0).integers(5, 45, 203)
+    fair, published = spec(protocol="fair", examples=0, batch=16), spec(examples=203, batch=16)
+    wide = {}
+    for s in (fair, published):
+        parts = train.batches(lengths, s, 0)
+        assert sorted(np.concatenate(parts)) == list(range(203)) and {len(part) for part in parts} <= {15, 16}
+        wide[s.protocol] = sum(lengths[part].max() * len(part) for part in parts)
+        assert np.concatenate(parts).tolist() != np.concatenate(train.batches(lengths, s, 1)).tolist()
+        longest = [lengths[part].max() for part in parts]
+        assert longest != sorted(longest)
+    assert wide["fair"] < 1.1 * lengths.sum() < 1.3 * lengths.sum() < wide["published"]
+    other = spec("lora", protocol="fair", examples=0, batch=16)
+    assert [part.tolist() for part in train.batches(lengths, other, 2)] == [
+        part.tolist() for part in train.batches(lengths, fair, 2)]
+
+
+def test_pretraining_and_random_weights_start_alike():
+    theirs = pretrain.State.start(spec(PRETRAINING, base_steps=1, epochs=0, protocol="fair", examples=0, lr=0.0), 50).model
+    ours = arms.classifier(bases.Base(TINY, {}, tokens(), ""), 15, 0)
+    begun = [theirs.ernie.embeddings.position_embeddings.weight.detach().numpy(), ours.state_dict()[arms.POSITIONS].numpy()]
+    assert np.array_equal(*begun)
+    key = "encoder.layers.0.linear1.weight"
+    spreads = [theirs.ernie.encoder.layer[0].intermediate.dense.weight.std().item(), ours.ernie.state_dict()[key].numpy().std()]
+    assert spreads == pytest.approx([bases.spread(TINY)] * 2, rel=0.1)
+    assert begun[0].std() == pytest.approx(bases.spread(TINY), rel=0.3)  # and as large as the other weights
+
+
 def test_the_initial_classifier_is_the_same_for_all_arms_of_a_seed():
     bare = bases.Base(TINY, {k: v for k, v in base().weights.items() if k.startswith("ernie.")}, tokens(), "")
     heads = [arms.classifier(bare, 15, seed).classifier.weight.numpy() for seed in (3, 3, 4)]
@@ -282,13 +310,13 @@ def test_a_pass_goes_through_every_sentence_once_like_lengths_together():
 
 
 def test_the_task_masks_some_tokens_and_exchanges_some_halves():
-    rows = [[1, *range(10, 30), 2]] * 400
+    rows = [[1, *range(10, 30), 2]] * 1600
     task = pretrain.batch(rows, 100, np.random.default_rng(0))
     assert task.where.float().mean() == pytest.approx(0.15 * 20 / task.ids.shape[1], abs=0.02)
     masked = (task.ids[task.where] == sentences.MASK).float().mean()
     kept = (task.ids[task.where] == task.told).float().mean()
     assert masked == pytest.approx(0.8, abs=0.03) and kept == pytest.approx(0.1, abs=0.03)
-    assert [int((task.swapped == k).sum()) for k in (-1, 0, 1)] == pytest.approx([200, 100, 100], abs=40)
+    assert [int((task.swapped == k).sum()) for k in (-1, 0, 1)] == pytest.approx([1200, 200, 200], abs=50)
     original = task.ids.clone()
     original[task.where] = task.told
     for kind, expected in ((-1, rows[0]), (0, [1, *range(10, 20), 2, *range(20, 30), 2]),

@@ -123,8 +123,9 @@ def show_luck(frames: dict[str, pd.DataFrame], title: str) -> None:
 
 
 def large_protocols(records) -> dict[str, pd.DataFrame]:
-    """The thirteen at the published size, as published and repaired."""
-    return {"as published": large(records, "published"), REPAIRED: large(records, "repaired")}
+    """The thirteen at the published size, as published and repaired, as far as there are runs."""
+    frames = {"as published": large(records, "published"), REPAIRED: large(records, "repaired")}
+    return {label: frame for label, frame in frames.items() if len(frame)}
 
 
 def luck_and_leakage(records) -> str:
@@ -307,7 +308,7 @@ def show_ranks(records) -> None:
     for arm in (arm for arm in ("fair", ONE_KEY, *RANKS) if arm in wide):
         rows.append({"arm": arm, "latent rank / channels": str(RANKS.get(arm, "full")),
                      "own key": "no" if arm == ONE_KEY else "yes", "seeds": wide[arm].count(), "loss, nats": wide[arm].mean(),
-                     "less fair, paired [95% CI]": "" if arm == "fair" or "fair" not in wide else
+                     "minus fair, paired [95% CI]": "" if arm == "fair" or "fair" not in wide else
                      interval((wide[arm] - wide["fair"]).dropna(), 4),
                      "numbers kept a token": frame[frame.arm == arm].cached_numbers_per_token.iloc[0]})
-    show.table(pd.DataFrame(rows), "Rank of the latent, and one key for all heads; all else as in fair")
+    show.table(pd.DataFrame(rows), "Rank of the latent, and one key for all heads; all else as in fair", digits=4)

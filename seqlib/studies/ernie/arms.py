@@ -15,9 +15,10 @@ from seqlib import headlines
 from seqlib.errors import UsageError
 from seqlib.studies.ernie import bases, names
 from seqlib.studies.ernie.framework import nlp, paddle
-from seqlib.studies.ernie.specs import ALL, ALPHA, ATTENTION, DROPOUT, LAYERS, LORA, RANK
+from seqlib.studies.ernie.specs import ALL, ALPHA, ATTENTION, DROPOUT, LAYERS, LORA, MADE, RANK
 from seqlib.study import count_parameters
 
+POSITIONS = "ernie.embeddings.position_embeddings.weight"
 INDEX, WEIGHTS = "peft_model.safetensors.index.json", "peft_model.safetensors"  # by these names PaddleNLP finds an adapter
 
 
@@ -29,7 +30,7 @@ def classifier(base: bases.Base, classes: int, seed: int):
     model = library.ErnieForSequenceClassification(
         library.ErnieConfig(**bases.config(base.name, len(base.vocab), classes)))
     state, given = model.state_dict(), names.to_paddle(base.weights)
-    random = np.random.default_rng([seed, 4])
+    random, spread = np.random.default_rng([seed, 4]), np.float32(bases.spread(base.name))
     drawn = [name for name in state if name not in given]
     wrong = [name for name, value in given.items() if name not in state or tuple(state[name].shape) != value.shape]
     wrong += [name for name in drawn if base.weights and not name.startswith("classifier.")]
@@ -38,8 +39,10 @@ def classifier(base: bases.Base, classes: int, seed: int):
     for name, value in state.items():
         if name in given:
             value.set_value(given[name].astype(np.float32))
+        elif name == POSITIONS and base.name in MADE:
+            value.set_value(bases.first_positions(base.name).astype(np.float32))
         elif value.ndim == 2:
-            value.set_value(random.standard_normal(value.shape, np.float32) * np.float32(bases.SPREAD))
+            value.set_value(random.standard_normal(value.shape, np.float32) * spread)
     return model
 
 

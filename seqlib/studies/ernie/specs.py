@@ -27,8 +27,8 @@ TEXTS = (headlines.TNEWS, headlines.CLUE, headlines.REVIEWS)
 WIDTH = {headlines.ERNIE: 768, RANDOM: 768, headlines.MINI: 256, SMALL: 128, TINY: 32}
 PUBLISHED = {1: (512, 256), 2: (1024, 512)}  # headlines to train and to evaluate on, by epochs
 GRID_SEED = 1000  # of the runs that choose a learning rate: none of theirs is reported
-MAKERS = tuple(f"seqlib.studies.ernie.{m}" for m in ("sentences", "bases", "pretrain"))  # of a base
-MODULES = ("seqlib.headlines", *(f"seqlib.studies.ernie.{m}" for m in (
+MAKERS = ("seqlib.models.forecast", *(f"seqlib.studies.ernie.{m}" for m in ("sentences", "bases", "pretrain")))  # of a base
+MODULES = ("seqlib.headlines", "seqlib.models.forecast", *(f"seqlib.studies.ernie.{m}" for m in (
     "framework", "specs", "sentences", "names", "bases", "pretrain", "arms", "train", "run")))
 
 Count = Annotated[int, Field(ge=0, le=1000)]

@@ -37,6 +37,17 @@ def padded(rows: list[list[int]]) -> np.ndarray:
     return out
 
 
+def batches(lengths: np.ndarray, spec, epoch: int) -> list[np.ndarray]:
+    """Numbers of the sentences of every batch of an epoch, the same for all arms: as published in any order, under the fair
+    protocol like lengths together, which leaves little to pad, and the batches in any order."""
+    random = np.random.default_rng([spec.seed, 5, epoch])
+    drawn, count = random.permutation(len(lengths)), -(-len(lengths) // spec.batch)
+    if spec.protocol == "published":
+        return np.array_split(drawn, count)
+    parts = np.array_split(drawn[np.argsort(lengths[drawn], kind="stable")], count)
+    return [parts[i] for i in random.permutation(count)]
+
+
 def rate(step: int, steps: int, lr: float, constant: bool) -> float:
     """Learning rate of a step, counted from 0."""
     if constant:
@@ -46,23 +57,22 @@ def rate(step: int, steps: int, lr: float, constant: bool) -> float:
 
 
 def train(model, rows: list[list[int]], classes: np.ndarray, spec, validate: Callable[[], tuple[float, float]]) -> Curves:
-    """`rows` are token numbers of the sentences to train on, `classes` (N,) theirs. Every epoch goes through all of them, in an
-    order that depends on seed and epoch alone.
+    """`rows` are token numbers of the sentences to train on, `classes` (N,) theirs. Every epoch goes through all of them.
 
     Raises FloatingPointError when the loss is not finite."""
     library, curves = paddle(), Curves()
     trained = [p for p in model.parameters() if not p.stop_gradient]
     optimizer = library.optimizer.AdamW(learning_rate=spec.lr, parameters=trained, weight_decay=DECAY)
-    batches = -(-len(rows) // spec.batch)
+    lengths = np.array([len(row) for row in rows])
     library.seed(spec.seed)  # dropout
     model.train()
     reset_peak_rss()  # what loading took is no memory of the training
     curves.memory_before_mb = peak()
     for epoch in range(spec.epochs):
-        drawn = np.random.default_rng([spec.seed, 5, epoch]).permutation(len(rows))
-        for i, chosen in enumerate(np.array_split(drawn, batches)):
+        parts = batches(lengths, spec, epoch)
+        for i, chosen in enumerate(parts):
             began, cpu = time.perf_counter(), time.process_time()
-            optimizer.set_lr(rate(epoch * batches + i, spec.epochs * batches, spec.lr, spec.protocol == "published"))
+            optimizer.set_lr(rate(epoch * len(parts) + i, spec.epochs * len(parts), spec.lr, spec.protocol == "published"))
             logits = model(library.to_tensor(padded([rows[j] for j in chosen])))
             loss = library.nn.functional.cross_entropy(logits, library.to_tensor(classes[chosen]))
             loss.backward()
