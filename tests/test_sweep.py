@@ -1,10 +1,9 @@
 import json
-import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
+import psutil
 import pytest
 
 from seqlib.errors import SeqlibError
@@ -144,7 +143,7 @@ def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     wait_for(lambda: len(checkout.records()) >= 2)
     workers = workers_of(process.pid)
     assert workers
-    os.kill(workers[0], signal.SIGKILL)
+    workers[0].kill()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1 and "a worker process died" in err and "Traceback" not in err
     kept = len(checkout.records())
@@ -160,27 +159,20 @@ def test_a_killed_sweep_leaves_no_worker_behind(checkout):
     checkpoints = checkout.root / "runs" / "checkpoints"
     wait_for(lambda: any(checkpoints.glob("*.safetensors")))
     workers = workers_of(process.pid)
-    assert len(workers) == 2 and all(map(alive, workers))
+    assert len(workers) == 2
     process.kill()
     process.communicate(timeout=60)
-    wait_for(lambda: not any(map(alive, workers)), seconds=20)
+    wait_for(lambda: all(map(ended, workers)), seconds=20)
 
 
-def workers_of(parent: int) -> list[int]:
-    """Process ids of a sweep's workers."""
-    return [int(pid) for pid in os.listdir("/proc") if pid.isdigit() and alive(int(pid)) and parent_of(int(pid)) == parent]
+def workers_of(parent: int) -> list[psutil.Process]:
+    """A sweep's workers."""
+    return [child for child in psutil.Process(parent).children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-def alive(pid: int) -> bool:
-    """Whether a spawned process runs (one that has ended and is not yet collected has no command line)."""
+def ended(process: psutil.Process) -> bool:
+    """Whether a process has ended; it may wait to be collected."""
     try:
-        return "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def parent_of(pid: int) -> int | None:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return None
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -116,9 +116,10 @@ def luck(frame: pd.DataFrame) -> dict[str, float]:
 
 def show_luck(frames: dict[str, pd.DataFrame], title: str) -> None:
     """How much of a ranking is luck, a row a protocol."""
-    rows = [{"protocol": label, "seeds": frame.seed.nunique(), **luck(frame),
+    rows = [{"protocol": label, "seeds": frame.seed.nunique(), **own,
              "tau with the document": with_document(frame.groupby("arm").val_loss_nats.mean()),
-             "trained on": f"{frame.train_windows_overlap.mean():.1%}"} for label, frame in frames.items() if luck(frame)]
+             "trained on": f"{frame.train_windows_overlap.mean():.1%}"}
+            for label, frame in frames.items() if (own := luck(frame))]
     show.table(pd.DataFrame(rows), title) if rows else show.say(NOT_YET)
 
 
@@ -132,7 +133,7 @@ def luck_and_leakage(records) -> str:
     """How much of the published ranking is luck, and what holding out documents changes, in words."""
     told = []
     for size_, frames in (("published", large_protocols(records)), ("small", short(records))):
-        found = {label: luck(frame) for label, frame in frames.items() if luck(frame)}
+        found = {label: own for label, frame in frames.items() if (own := luck(frame))}
         if not found:
             continue
         form = ("{}, {} seeds: {:.4f} between the arms' means, {:.4f} from seed to seed, two seeds' orders agree with a tau of "
@@ -185,9 +186,14 @@ def rates(records) -> str:
                    "the seeds that chose it." if elsewhere else ".")
 
 
+def fair_rates() -> list[float]:
+    """The learning rates that the fair search has all seeds at."""
+    return get(NAME).parameters("full").fair_lr
+
+
 def main_rate() -> float:
     """The learning rate at which the fair search is reported."""
-    return get(NAME).parameters("full").fair_lr[0]
+    return fair_rates()[0]
 
 
 def fair(records, lr: float | None = None) -> pd.DataFrame:
@@ -201,9 +207,9 @@ def fair_effects(records, metric: str = "val_loss_nats", lr: float | None = None
 
 
 def show_effects_by_rate(records) -> None:
-    """The main effects at every one of the full profile's `fair_lr`."""
+    """The main effects at every one of `fair_rates`."""
     columns = {"factor": list(FACTORS.values())}
-    for lr in get(NAME).parameters("full").fair_lr:
+    for lr in fair_rates():
         if not fair(records, lr).empty:
             told = fair_effects(records, lr=lr).set_index("effect").loc[list(FACTORS)]
             columns[f"at {lr:g} [95% CI]"] = [span(*row) for row in told[["mean", "low", "high"]].itertuples(index=False)]
@@ -241,8 +247,7 @@ def main_effects(records, rates: list[float] | None = None) -> str:
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
     rows = own_verdicts(NAME)
-    rates = get(NAME).parameters("full").fair_lr
-    search = "" if fair(records).empty else f" **The fair search:** {main_effects(records, rates)}"
+    search = "" if fair(records).empty else f" **The fair search:** {main_effects(records, fair_rates())}"
     return (f"**The published top five: {rows['X02'].verdict}. RoPE scaling as the winning change: {rows['X03'].verdict}. "
             f"Fifty steps tell which mechanism to use: {rows['X10'].verdict}.**{search}")
 
