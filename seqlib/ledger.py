@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from seqlib import claims, study
+from seqlib.verdicts import VERDICTS
 
 
 def as_rows(rows: list[claims.Verdict]) -> list[dict]:
@@ -59,6 +60,6 @@ def answer_table() -> str:
         if len(records) == len(study.get(name).planned()):
             headline = study.get(name).headline(records, {row.id: row for row in rows})
         verdicts = [row.verdict for row in rows]
-        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in claims.VERDICTS if v in verdicts)
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in VERDICTS if v in verdicts)
         text.append(f"| [{entry['title']}](studies/{name}) | {headline} | {counts} |")
     return "\n".join(text) + "\n"
