@@ -566,8 +566,10 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
     for records in (archive(), []):
         rows = claims.study_verdicts("ernie", claims.load()["ernie"]["claims"], claims.frame(records))
         monkeypatch.setattr(page, "own_verdicts", lambda name, rows=rows: {row.id: row for row in rows})
-        for draw in (captions.show_arms, captions.show_rates, captions.show_ranks, captions.show_confusion):
+        for draw in (captions.show_arms, captions.show_rates, captions.show_ranks):
             draw(records)
+        for arm in page.PAIR:
+            captions.show_confusion(records, arm)
         captions.show_pretraining(records, "x")
         captions.show_training(records, "x")
         for make, own in ((page.results, page.fair(records)), (page.cost, page.costs(records)), (page.paired, records),
@@ -576,7 +578,7 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
         words += [page.answer(records), page.meaning(records), page.told_rates(records), page.describe_base(records),
                   page.describe_archive(records), page.headline(records, {row.id: row for row in rows})]
         plt.close("all")
-    assert len(pictures) == 6 and len(tables) == 6 and all(len(t) for t in tables)
+    assert len(pictures) == 7 and len(tables) == 6 and all(len(t) for t in tables)
     assert not [text for text in words if "nan" in text.lower().split()]
 
 

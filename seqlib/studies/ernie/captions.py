@@ -106,7 +106,7 @@ def show_ranks(records) -> None:
                         f"{across}. The document's rank is {RANK}. Band: range of the seeds.")
 
 
-def show_confusion(records, name: str = "lora") -> None:
+def show_confusion(records, name: str) -> None:
     """Which classes are taken for which."""
     table = page.confusion(records, name)
     if table.empty:
