@@ -88,11 +88,11 @@ def sweep(name, profile, arms, seeds, workers, redo_older):
     from seqlib.store import Store
     from seqlib.sweep import sweep as run_sweep
 
-    chosen, extra = study.get(name), {}
-    if seeds is not None:
-        numbers = parse_seeds(seeds)
-        extra["seeds"] = max(numbers) + 1
-    specs = chosen.specs(chosen.parameters(profile, **extra))
+    chosen = study.get(name)
+    numbers = parse_seeds(seeds) if seeds is not None else []
+    specs = chosen.specs(chosen.parameters(profile))
+    if not {spec.seed for spec in specs}.issuperset(numbers):
+        specs = chosen.specs(chosen.parameters(profile, seeds=max(numbers) + 1))
     if arms is not None:
         wanted = arms.split(",")
         available = list(dict.fromkeys(spec.arm for spec in specs))

@@ -86,6 +86,14 @@ def test_sweep_fills_the_live_store_and_status_counts_it(capsys):
     assert {(r["store"], r["records"]) for r in rows if r["study"] == "airline"} == {("live", 3), ("archive", 0)}
 
 
+def test_seeds_choose_among_those_of_the_profile_and_more_are_added_where_it_has_fewer(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr("seqlib.sweep.sweep", lambda specs, *a, **k: asked.append(sorted({s.seed for s in specs})) or [])
+    for name, profile, seeds in (("gpt2", "full", "1000"), ("attention_search", "full", "0-1"), ("airline", "smoke", "4")):
+        assert call("sweep", name, "--profile", profile, "--seeds", seeds, capsys=capsys)[0] == 0
+    assert asked == [[1000], [0, 1], [4]]
+
+
 def test_an_unwritable_store_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEQLIB_RUNS", str(tmp_path / "file" / "runs"))
