@@ -145,5 +145,3 @@ def _wide(test: dict, settings: dict, table: pd.DataFrame, needed: list[str]) ->
         if isinstance(formula, str):
             wide[name] = wide.eval(formula)
     return wide.sort_index(), used
-
-

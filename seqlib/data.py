@@ -4,7 +4,6 @@ Sources are the folder SEQLIB_DATA, the cache (SEQLIB_CACHE, or the system's cac
 some a stand-in out of a PyPI wheel, opened as an archive and never imported. A stand-in is a data set of its own name.
 """
 
-import hashlib
 import os
 import tarfile
 import tempfile
@@ -14,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+
+import pooch
 
 from seqlib import headlines, plays, smollm
 from seqlib.errors import SeqlibError, nearest
@@ -33,7 +34,7 @@ from seqlib.sources import (
     of_hub,
     wheel,
 )
-from seqlib.sources import hub as hub  # studies ask data
+from seqlib.sources import hub as hub  # the GPT-2 study asks for data.hub
 from seqlib.store import write_atomically
 from seqlib.studies.airline import protocol
 
@@ -140,7 +141,7 @@ def ernie_medium() -> Located:
         absent(headlines.ERNIE)
         need_hub(headlines.ERNIE, headlines.MINI)
         into(path.parent, headlines.hub_ernie)
-        write_atomically(known, hashlib.sha256(path.read_bytes()).hexdigest().encode())
+        write_atomically(known, pooch.file_hash(path).encode())
     return checked(path, known.read_text(), headlines.ERNIE, "hub", ANEW)
 
 

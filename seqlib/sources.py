@@ -53,8 +53,7 @@ def cache() -> Path:
 def checked(path: Path, sha256: str, name: str, source: str, remedy: str | None = None) -> Located:
     """The file at `path`, after its hash was compared. Raises WrongFile when it differs or cannot be read."""
     try:
-        with path.open("rb") as file:  # by pieces: weights are large
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = pooch.file_hash(path)
     except OSError as error:
         raise WrongFile(f"data {name}: cannot read {path}: {error.strerror}; {remedy or 'reinstall seqlib'}") from error
     if found != sha256:
