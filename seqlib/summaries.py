@@ -10,7 +10,7 @@ from seqlib import claims, data, ledger, show, stats
 from seqlib.errors import SeqlibError
 from seqlib.study import get
 
-NOT_YET = "The archive has no runs of this yet."
+NOT_YET = "There are no runs of this yet."
 VERDICT_COLUMNS = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
                    "probability": "P(A better)", "says": "the document says", "reason": "why"}
 

@@ -566,7 +566,7 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
     for records in (archive(), []):
         rows = claims.study_verdicts("ernie", claims.load()["ernie"]["claims"], claims.frame(records))
         monkeypatch.setattr(page, "own_verdicts", lambda name, rows=rows: {row.id: row for row in rows})
-        for draw in (captions.show_arms, captions.show_rates, captions.show_ranks):
+        for draw in (captions.show_arms, captions.show_rates, captions.show_ranks, captions.show_variants):
             draw(records)
         for arm in page.PAIR:
             captions.show_confusion(records, arm)
@@ -578,7 +578,7 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
         words += [page.answer(records), page.meaning(records), page.told_rates(records), page.describe_base(records),
                   page.describe_archive(records), page.headline(records, {row.id: row for row in rows})]
         plt.close("all")
-    assert len(pictures) == 7 and len(tables) == 6 and all(len(t) for t in tables)
+    assert len(pictures) == 8 and len(tables) == 6 and all(len(t) for t in tables)
     assert not [text for text in words if "nan" in text.lower().split()]
 
 
@@ -601,6 +601,17 @@ def test_the_claims_are_decided_by_the_archive(monkeypatch):
     mixed = [Record.of(ErnieSpec(**r.spec), r.metrics, r.curves, about() | {"base_sha256": str(i)})
              for i, r in enumerate(records)]
     assert "Their bases differ" in page.describe_archive(mixed)
+
+
+def test_variants_of_lora_are_held_against_it_seed_by_seed():
+    records = [r for r in archive() if (label(r.spec), r.spec["seed"]) != ("lora", 3)]
+    gains = page.against_lora(page.fair(records))
+    by = {(label(r.spec), r.spec["seed"]): r.metrics["test_accuracy"]
+          for r in page.chosen(records, protocol="fair", stage="final")}
+    assert list(gains) == list(page.VARIANTS.values()) and gains.notna().sum().to_list() == [7, 7, 7]
+    for name, told in page.VARIANTS.items():
+        assert gains[told][5] == pytest.approx(100 * (by[name, 5] - by["lora", 5]))
+    assert not page.against_lora(page.fair([r for r in records if label(r.spec) != "lora"])).size
 
 
 def test_mcnemar_counts_the_items_on_which_the_arms_differ():

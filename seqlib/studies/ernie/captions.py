@@ -6,15 +6,15 @@ import pandas as pd
 from seqlib import show
 from seqlib.studies.ernie import figures, page
 from seqlib.studies.ernie.pretrain import EVERY
-from seqlib.studies.ernie.specs import ALPHA, RANK, label
-from seqlib.summaries import NOT_YET, dot_panels
+from seqlib.studies.ernie.specs import ALPHA, DROPOUT, RANK, label
+from seqlib.summaries import NOT_YET, dot_panels, interval
 
 
 def show_pretraining(records, name: str) -> None:
     """Masked loss by step of the bases that were pretrained."""
     own = [r for r in page.pretrained(records) if r.curves["train_loss"]]
     if not own:
-        show.say(NOT_YET)
+        show.say(f"No base was pretrained for {EVERY} steps, so there is no curve of its loss." if records else NOT_YET)
         return
     rows = [(r.spec["base"], EVERY * (i + 1), value) for r in own for i, value in enumerate(r.curves["train_loss"])]
     told = pd.DataFrame(rows, columns=["label", "x", "value"])
@@ -104,6 +104,24 @@ def show_ranks(records) -> None:
                 alt="Test accuracy by rank of LoRA, a line a rule for alpha.",
                 caption=f"Highest accuracy at rank {best[1]} with {best[0]}, {means.max():.1f}%, lowest {means.min():.1f}%"
                         f"{across}. The document's rank is {RANK}. Band: range of the seeds.")
+
+
+def show_variants(records) -> None:
+    """LoRA without dropout, on all linear layers, and at half the rank: accuracy and loss on the test set, a dot a seed."""
+    own = page.fair(records)
+    gains = page.against_lora(own) if len(own) else own
+    if not gains.size:
+        show.say(NOT_YET)
+        return
+    names = {"lora": f"rank {RANK}, alpha {ALPHA:g}, dropout {DROPOUT:g}, attention", **page.VARIANTS}
+    told = own[own.label.isin(names)].assign(arm=lambda t: t.label, label=lambda t: t.label.map(names),
+                                             percent=lambda t: 100 * t.test_accuracy)
+    axes = {"percent": "test accuracy, %", "test_loss_nats": "test loss, nats"}
+    show.figure(lambda: dot_panels(told, axes, lambda _: figures.colour("lora"), ascending=False), name="ernie-variants",
+                data=told[["label", "seed", "lr", "trainable", *axes]],
+                alt="Test accuracy and test loss, a row a variant of LoRA, a dot a seed.",
+                caption="Points of test accuracy more than the published adapter, seed by seed: " + "; ".join(
+                    f"{name} {interval(own.dropna(), 1)}" for name, own in gains.items()) + ". Dots: seeds; bars: means.")
 
 
 def show_confusion(records, name: str) -> None:

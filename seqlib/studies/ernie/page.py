@@ -15,6 +15,7 @@ from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts, trai
 NAME = "ernie"
 PAIR = ("full", "lora")
 KB = 2**10
+VARIANTS = {"lora-d0": "no dropout", "lora-all": "all linear layers", "lora-r8-a16-d0": "rank 8, alpha 16, no dropout"}
 
 
 def chosen(records, **settings) -> list:
@@ -190,6 +191,13 @@ def paired(records) -> pd.DataFrame:
                      "full alone right": table[0][1], "lora alone right": table[1][0],
                      "p (McNemar)": float(mcnemar(table, exact=False, correction=True).pvalue) if apart else 1.0})
     return pd.DataFrame(rows)
+
+
+def against_lora(own: pd.DataFrame) -> pd.DataFrame:
+    """Points of test accuracy that LoRA's variants have more than LoRA, seed by seed: a column a variant."""
+    runs = own[own.label.isin(("lora", *VARIANTS))].pivot(index="seed", columns="label", values="test_accuracy")
+    told = [name for name in VARIANTS if name in runs]
+    return 100 * runs[told].sub(runs["lora"], axis=0).rename(columns=VARIANTS) if "lora" in runs else runs[[]]
 
 
 def confusion(records, name: str) -> pd.DataFrame:
