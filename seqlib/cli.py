@@ -86,8 +86,10 @@ def parse_seeds(text: str) -> list[int]:
 def sweep(name, profile, arms, seeds, workers, redo_older):
     """Fill the store with a study's runs, without a notebook. `full` fills results/, the others .runs/."""
     from seqlib.store import Store
+    from seqlib.sweep import show_log
     from seqlib.sweep import sweep as run_sweep
 
+    show_log()
     chosen = study.get(name)
     numbers = parse_seeds(seeds) if seeds is not None else []
     specs = chosen.specs(chosen.parameters(profile))

@@ -133,9 +133,12 @@ def smollm2_135m() -> Located:
 
 
 def ernie_medium() -> Located:
-    """ERNIE 3.0 medium's weights from the hub; vocabulary and configuration lie beside them. No hash of them is known
-    beforehand: that of the first download is kept and checked from then on."""
-    path = cache() / headlines.ERNIE / "model.safetensors"
+    """ERNIE 3.0 medium's weights, from SEQLIB_DATA or the hub; vocabulary and configuration lie beside them. No hash of them is
+    known beforehand: that of the first download is kept and checked from then on."""
+    given, name = os.environ.get("SEQLIB_DATA"), Path(headlines.ERNIE) / "model.safetensors"
+    if given and (Path(given) / name).exists():
+        return checked(Path(given) / name, pooch.file_hash(Path(given) / name), headlines.ERNIE, "SEQLIB_DATA")
+    path = cache() / name
     known = path.with_name("model.sha256")
     if not (path.exists() and known.exists()):
         absent(headlines.ERNIE)
@@ -179,7 +182,11 @@ def tnews() -> Located:
 
 def tnews_clue() -> Located:
     """TNEWS, the whole of CLUE: an archive with 53,360 headlines to train on and 10,000 to test."""
-    name, source = headlines.CLUE, "cache"
+    name, source, given = headlines.CLUE, "cache", os.environ.get("SEQLIB_DATA")
+    path = Path(given or "") / name / "tnews_public.zip"
+    if given and path.exists():
+        return checked(path, headlines.CLUE_SHA256, name, "SEQLIB_DATA",
+                       f"put the original there ({headlines.CLUE_URL}), or unset SEQLIB_DATA")
     path = cache() / name / "tnews_public.zip"
     if not path.exists():
         source = "download"

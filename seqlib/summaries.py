@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 
 from seqlib import claims, data, ledger, show, stats
-from seqlib.errors import SeqlibError
+from seqlib.errors import SeqlibError, UsageError
 from seqlib.study import get
 
 NOT_YET = "There are no runs of this yet."
@@ -120,16 +120,19 @@ def sizes(name: str) -> pd.DataFrame:
                           "percent": f"{100 * n['trainable'] / n['total']:.4f}"} for arm, n in counts.items()])
 
 
-def missing(name: str, specs) -> str:
-    """What data cannot be had for a study's runs and how to get it, in a sentence; empty where all is there."""
+def planned(name: str, params) -> tuple[list, str]:
+    """The runs that a notebook's parameters ask for, as far as that can be told, and what data of theirs cannot be had and how
+    to get it, in a sentence; empty where all is there."""
+    specs = []
     try:
+        specs = get(name).specs(params)
         for wanted in get(name).data(specs):
             data.locate(wanted)
-    except data.WrongFile:
+    except (data.WrongFile, UsageError):
         raise
     except SeqlibError as error:
-        return f"**Nothing was trained here, for want of data.** {error}."
-    return ""
+        return specs, f"**Nothing was trained here, for want of data.** {error}."
+    return specs, ""
 
 
 def chosen_rates(tried: pd.DataFrame, highest: bool = False) -> pd.Series:

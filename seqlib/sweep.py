@@ -1,5 +1,6 @@
 """Run what has no record yet, through any `concurrent.futures.Executor`, and write each record as it finishes."""
 
+import logging
 import os
 import signal
 import sys
@@ -55,9 +56,20 @@ def end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
+def show_log() -> None:
+    """Let what the package logs be seen: without a handler of ours, Python shows warnings alone."""
+    own = logging.getLogger("seqlib")
+    if not own.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("seqlib: %(message)s"))
+        own.addHandler(handler)
+        own.setLevel(logging.INFO)
+
+
 def limit_threads(threads: int) -> None:
     """Set up a pool's worker so that all of them together use each core once, and none outlives what started it."""
     end_with_parent()
+    show_log()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,28 @@ import torch
 from matplotlib import pyplot as plt
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
-from transformers import ErnieConfig, ErnieForSequenceClassification
+from scipy.stats import chi2
+from transformers import ErnieConfig, ErnieForPreTraining, ErnieForSequenceClassification
 
 from seqlib import claims, data, headlines, show, summaries
 from seqlib.bench import Case, measure
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.store import Store
-from seqlib.studies.ernie import arms, bases, captions, framework, interactive, names, page, pretrain, run, sentences, train
+from seqlib.studies.ernie import (
+    arms,
+    bases,
+    captions,
+    framework,
+    interactive,
+    names,
+    page,
+    pretrain,
+    run,
+    sentences,
+    tables,
+    train,
+)
 from seqlib.studies.ernie.specs import (
     ARMS,
     COST,
@@ -31,10 +47,13 @@ from seqlib.studies.ernie.specs import (
     TINY,
     ErnieParams,
     ErnieSpec,
+    choose_base,
+    choose_text,
     label,
     specs_of,
 )
 from seqlib.study import get
+from seqlib.sweep import cores
 
 STUDY = get("ernie")
 ROOT = Path(__file__).parents[2]
@@ -224,10 +243,66 @@ def test_what_cannot_be_is_refused_in_one_line(call, told, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_published_weights_are_those_that_a_run_starts_from(small_text, monkeypatch, tmp_path):
+    """From a folder as the hub has it, in the architecture's layout but smaller, saved by Hugging Face."""
+    monkeypatch.setitem(bases.SHAPES, headlines.ERNIE, (2, 2))
+    monkeypatch.setitem(bases.WIDTH, headlines.ERNIE, 32)
+    folder, located = tmp_path / headlines.ERNIE, data.locate
+    monkeypatch.setenv("SEQLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "locate", lambda name: data.ernie_medium() if name == headlines.ERNIE else located(name))
+    theirs = ErnieForPreTraining(ErnieConfig(**bases.config(headlines.ERNIE, len(tokens()))))
+    theirs.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(tokens()) + "\n", encoding="utf-8")
+    own = spec("lora", base=headlines.ERNIE, lr=1e-9)
+    record = run.train_and_describe(own, bases.folder_of(own))
+    assert record.provenance["base_sha256"] == data.ernie_medium().sha256 and record.metrics["test_accuracy"] >= 0
+    model = arms.classifier(bases.load_base(own, folder), 15, 0)
+    ours = dict(model.state_dict())
+    weights = {k: v.numpy() for k, v in theirs.state_dict().items() if k.startswith("ernie.") and "position_ids" not in k}
+    for name, value in names.to_paddle(weights).items():
+        np.testing.assert_array_equal(ours.pop(name).numpy(), value)
+    assert set(ours) == {"classifier.weight", "classifier.bias"}
+    (folder / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(SeqlibError, match="is damaged"):
+        bases.load_base(own, folder)
+
+
+def test_the_whole_of_clue_comes_out_of_its_archive(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEQLIB_DATA", str(tmp_path))
+    path = tmp_path / headlines.CLUE / "tnews_public.zip"
+    path.parent.mkdir()
+    codes = list(headlines.CLASSES)
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, count in (("train", 5010), ("dev", 20), ("test", 30)):
+            rows = [{"sentence": f"{part}{i}", "label": str(codes[i % 15])} for i in range(count)]
+            archive.writestr(f"{part}.json", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(data.WrongFile, match="put the original there"):
+        sentences.load(headlines.CLUE)
+    monkeypatch.setattr(headlines, "CLUE_SHA256", data.pooch.file_hash(path))
+    found = sentences.load(headlines.CLUE)
+    sentences.load.cache_clear()
+    assert [len(part) for part in (found.train, found.dev, found.test)] == [10, 5000, 20] and len(found.unlabelled) == 30
+    assert found.test.sentences[0] == "dev0" and found.source == "SEQLIB_DATA"  # CLUE's own test set has no labels
+
+
+def test_what_can_be_had_is_taken_and_the_page_says_what_cannot(monkeypatch):
+    def absent(name):
+        raise SeqlibError(f"data {name}: nowhere; use another")
+
+    assert page.planned(STUDY.validate({"text": headlines.TNEWS, "base": TINY}))[0]
+    monkeypatch.setattr(data, "locate", absent)
+    assert choose_base() == headlines.MINI
+    specs, told = page.planned(STUDY.parameters("quick"))
+    assert not specs and told.endswith(f"for want of data.** data {headlines.REVIEWS}: nowhere; use another.")
+    monkeypatch.setattr(data, "locate", lambda name: data.Located(name, "test", "", "", 0))
+    assert choose_base() == headlines.ERNIE and choose_text() == headlines.TNEWS
+
+
 # Setting Paddle up
 
 
-def test_paddle_is_set_up_on_amd_alone_and_what_the_user_set_stays(monkeypatch, tmp_path):
+def test_paddle_is_set_up_on_amd_alone_and_what_the_user_set_stays(monkeypatch, tmp_path, caplog):
+    caplog.set_level("INFO", logger="seqlib")
     processor = tmp_path / "cpuinfo"
     monkeypatch.setattr(framework, "CPUINFO", processor)
     monkeypatch.delitem(sys.modules, "paddle", raising=False)
@@ -238,7 +313,10 @@ def test_paddle_is_set_up_on_amd_alone_and_what_the_user_set_stays(monkeypatch, 
     assert framework.prepare() == {}
     processor.write_text("vendor_id\t: AuthenticAMD\n")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert framework.prepare() == {"MKL_DEBUG_CPU_TYPE": "5"}
+    assert framework.prepare() == {"MKL_DEBUG_CPU_TYPE": "5"} and os.environ["OMP_NUM_THREADS"] == "3"
+    assert caplog.messages == ["for Paddle on an AMD processor: set MKL_DEBUG_CPU_TYPE=5"]
+    del os.environ["OMP_NUM_THREADS"], os.environ["MKL_DEBUG_CPU_TYPE"]
+    assert framework.prepare() == {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(cores())}
     del os.environ["MKL_DEBUG_CPU_TYPE"]
     monkeypatch.setitem(sys.modules, "paddle", object())
     with pytest.warns(UserWarning, match="restart the kernel"):
@@ -254,7 +332,8 @@ def test_without_paddle_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(SeqlibError, match="pip install .*import of paddle halted") as caught:
         framework.paddle()
     assert "\n" not in str(caught.value)
-    assert page.missing([spec()]).startswith("**Nothing was trained here.**")
+    specs, told = page.planned(STUDY.parameters("smoke"))
+    assert not specs and told.startswith("**Nothing was trained here.** the study ernie needs paddlepaddle")
 
 
 # Data
@@ -515,7 +594,7 @@ def test_the_claims_name_the_archives_settings():
 def test_the_archives_rates_are_those_that_its_grid_chose():
     params = STUDY.parameters("full")
     planned = STUDY.planned()
-    best = page.chosen_rates([r for r in Store(ROOT / "results").records("ernie") if r.key in planned])
+    best = tables.chosen_rates([r for r in Store(ROOT / "results").records("ernie") if r.key in planned])
     assert len(best) or not params.grid_seeds
     default = {name: params.lr["full" if name.startswith("full") else "lora"] for name in best.index}
     assert all(params.lr.get(name, default[name]) == rate for name, rate in best.items())
@@ -529,7 +608,7 @@ def archive():
     random = np.random.default_rng(0)
     params = ErnieParams(text=headlines.TNEWS, base=headlines.MINI, base_steps=16_000, arms=list(ARMS), seeds=8, random_seeds=8,
                          same_rate_seeds=2, ranks=[1, 4], rank_seeds=2, variant_seeds=8, grid_seeds=1, full_rates=[1e-4, 3e-4],
-                         lora_rates=[1e-3, 2e-3], published_epochs=[1], published_seeds=8, cost_seeds=8)
+                         lora_rates=[1e-3, 2e-3], published_epochs=[1, 2], published_seeds=8, cost_seeds=8)
     made = []
     for own in specs_of(params):
         if own.arm == PRETRAINING:
@@ -554,13 +633,13 @@ def archive():
 
 
 def about():
-    return {"code_hash": "x", "base_sha256": "y", "machine": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"},
+    return {"code_hash": "x", "threads": 1, "base_sha256": "y", "machine": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"},
             "git": {"dirty": False}}
 
 
 def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(monkeypatch):
-    tables, pictures, words = [], [], []
-    monkeypatch.setattr(show, "table", lambda frame, *a, **k: tables.append(frame))
+    shown, pictures, words = [], [], []
+    monkeypatch.setattr(show, "table", lambda frame, *a, **k: shown.append(frame))
     monkeypatch.setattr(show, "say", words.append)
     monkeypatch.setattr(show, "figure", lambda draw, **k: pictures.append(draw()) or words.append(k["caption"]))
     for records in (archive(), []):
@@ -568,18 +647,20 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
         monkeypatch.setattr(page, "own_verdicts", lambda name, rows=rows: {row.id: row for row in rows})
         for draw in (captions.show_arms, captions.show_rates, captions.show_ranks, captions.show_variants):
             draw(records)
-        for arm in page.PAIR:
+        for arm in tables.PAIR:
             captions.show_confusion(records, arm)
         captions.show_pretraining(records, "x")
         captions.show_training(records, "x")
-        for make, own in ((page.results, page.fair(records)), (page.cost, page.costs(records)), (page.paired, records),
-                          (page.documents_table, records), (page.published, records), (page.same_rate, records)):
+        for make, own in ((tables.results, tables.fair(records)), (tables.cost, tables.costs(records)),
+                          (tables.paired, records), (tables.documents_table, records), (tables.published, records),
+                          (tables.same_rate, records)):
             summaries.show_table(make, own, "x")
-        words += [page.answer(records), page.meaning(records), page.told_rates(records), page.describe_base(records),
+        words += [page.answer(records), page.meaning(records), page.describe_costs(records),
+                  page.told_paired(tables.paired(records)), page.told_rates(records), page.describe_base(records),
                   page.describe_archive(records), page.headline(records, {row.id: row for row in rows})]
         plt.close("all")
-    assert len(pictures) == 8 and len(tables) == 6 and all(len(t) for t in tables)
-    assert not [text for text in words if "nan" in text.lower().split()]
+    assert len(pictures) == 8 and len(shown) == 6 and all(len(t) for t in shown)
+    assert not [text for text in words if re.search(r"\bnan\b", text.lower())]
 
 
 def test_the_claims_are_decided_by_the_archive(monkeypatch):
@@ -605,22 +686,29 @@ def test_the_claims_are_decided_by_the_archive(monkeypatch):
 
 def test_variants_of_lora_are_held_against_it_seed_by_seed():
     records = [r for r in archive() if (label(r.spec), r.spec["seed"]) != ("lora", 3)]
-    gains = page.against_lora(page.fair(records))
+    gains = tables.against_lora(records)
     by = {(label(r.spec), r.spec["seed"]): r.metrics["test_accuracy"]
-          for r in page.chosen(records, protocol="fair", stage="final")}
-    assert list(gains) == list(page.VARIANTS.values()) and gains.notna().sum().to_list() == [7, 7, 7]
-    for name, told in page.VARIANTS.items():
+          for r in tables.chosen(records, protocol="fair", stage="final")}
+    assert list(gains) == list(tables.VARIANTS.values()) and {len(own) for own in gains.values()} == {7}
+    for name, told in tables.VARIANTS.items():
         assert gains[told][5] == pytest.approx(100 * (by[name, 5] - by["lora", 5]))
-    assert not page.against_lora(page.fair([r for r in records if label(r.spec) != "lora"])).size
+    assert not tables.against_lora([r for r in records if label(r.spec) != "lora"])
 
 
 def test_mcnemar_counts_the_items_on_which_the_arms_differ():
-    told = page.paired(archive())
+    told = tables.paired(archive())
     assert len(told) == 8 and ((told["full alone right"] + told["lora alone right"]) <= 60).all()
     first = [told[f"{name}, % [items]"].str.split().str[0].astype(float) for name in ("full", "lora")]
     assert (first[0] - first[1]).to_numpy() == pytest.approx(
         100 * (told["full alone right"] - told["lora alone right"]).to_numpy() / 60, abs=0.11)
-    low, high = page.item_interval(0.5, 2010)
+    for row in told.itertuples(index=False):  # with Yates's correction, as Edwards (1948) has it
+        b, c = row[3], row[4]
+        assert row[5] == pytest.approx(chi2.sf((abs(b - c) - 1) ** 2 / (b + c), 1))
+    made_up = told.head(4).assign(**{"full alone right": [9, 9, 1, 5], "lora alone right": [1, 1, 9, 5],
+                                     "p (McNemar)": [0.001, 0.03, 0.002, 1.0]})
+    assert page.told_paired(made_up) == (
+        "Full fine-tuning is right more often in 2 of 4 seeds (in 1 with p < 0.05 after Holm over the seeds), LoRA in 1 (1).")
+    low, high = tables.item_interval(0.5, 2010)
     assert low == pytest.approx(0.5 - 1.96 * (0.25 / 2010) ** 0.5, abs=1e-3) and low + high == pytest.approx(1)
 
 
@@ -631,6 +719,8 @@ def test_the_interactive_cell_gives_probabilities_of_every_class(small_text):
     assert told.sum().to_numpy() == pytest.approx([1, 1]) and "<table>" in interactive.bars(told)
     with pytest.raises(UsageError, match="empty"):
         interactive.probabilities(records, " ")
+    with pytest.raises(SeqlibError, match="No weights of a live run"):
+        interactive.probabilities([], "天")
 
 
 @pytest.mark.parametrize("arm", ["full", "lora"])

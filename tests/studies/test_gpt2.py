@@ -314,9 +314,10 @@ def test_without_data_the_page_says_what_is_missing_and_goes_on(monkeypatch):
 
     monkeypatch.setitem(data.DATA, "smollm2-135m", nothing)
     monkeypatch.setitem(data.DATA, "gpt2", nothing)
-    said, specs = [], STUDY.specs(STUDY.parameters("quick"))
+    said, params = [], STUDY.parameters("quick")
     monkeypatch.setattr(show, "display", lambda shown: said.append(shown.data))
-    told = summaries.missing("gpt2", specs)
+    specs, told = summaries.planned("gpt2", params)
+    assert page.describe_data(specs)
     assert told.startswith("**Nothing was trained here, for want of data.** data smollm2-135m: pip cannot")
     summaries.show_table(page.results, page.frame([]), "live")
     captions.show_training([], "live")
@@ -328,7 +329,7 @@ def test_without_data_the_page_says_what_is_missing_and_goes_on(monkeypatch):
 
     monkeypatch.setitem(data.DATA, "smollm2-135m", other)
     with pytest.raises(data.WrongFile):  # what is there and is wrong is no absence
-        summaries.missing("gpt2", specs)
+        summaries.planned("gpt2", params)
 
 
 def test_the_interactive_cell_has_the_base_and_both_arms_side_by_side():

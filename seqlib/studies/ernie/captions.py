@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 
 from seqlib import show
-from seqlib.studies.ernie import figures, page
+from seqlib.studies.ernie import figures, page, tables
 from seqlib.studies.ernie.pretrain import EVERY
-from seqlib.studies.ernie.specs import ALPHA, DROPOUT, RANK, label
+from seqlib.studies.ernie.specs import ALPHA, ARMS, DROPOUT, RANK, label
 from seqlib.summaries import NOT_YET, dot_panels, interval
 
 
 def show_pretraining(records, name: str) -> None:
     """Masked loss by step of the bases that were pretrained."""
-    own = [r for r in page.pretrained(records) if r.curves["train_loss"]]
+    own = [r for r in tables.pretrained(records) if r.curves["train_loss"]]
     if not own:
         show.say(f"No base was pretrained for {EVERY} steps, so there is no curve of its loss." if records else NOT_YET)
         return
@@ -43,8 +43,8 @@ def steps(records, smooth: int) -> pd.DataFrame:
 
 def show_training(records, name: str, smooth: int = 5) -> None:
     """Training loss by step and accuracy on the development set by epoch."""
-    own = page.chosen(records, stage="final", protocol="fair")
-    own = [r for r in own if label(r.spec) in (*page.PAIR, "lora-frozen-head", "full-random")]
+    own = tables.chosen(records, stage="final", protocol="fair")
+    own = [r for r in own if label(r.spec) in (*tables.PAIR, "lora-frozen-head", "full-random")]
     if not own:
         show.say(NOT_YET)
         return
@@ -61,11 +61,11 @@ def show_training(records, name: str, smooth: int = 5) -> None:
 
 def show_arms(records) -> None:
     """All arms: accuracy and loss on the test set, a dot a seed."""
-    own = page.fair(records)
+    own = tables.fair(records)
     if own.empty:
         show.say(NOT_YET)
         return
-    own = own[own.label.isin(page.ARMS) | (own.label == "full-random")].assign(percent=lambda t: 100 * t.test_accuracy)
+    own = own[own.label.isin(ARMS) | (own.label == "full-random")].assign(percent=lambda t: 100 * t.test_accuracy)
     means = own.groupby("label").percent.mean().sort_values(ascending=False)
     axes = {"percent": "test accuracy, %", "test_loss_nats": "test loss, nats"}
     show.figure(lambda: dot_panels(own, axes, figures.colour, ascending=False), name="ernie-arms",
@@ -76,11 +76,11 @@ def show_arms(records) -> None:
 
 
 def show_rates(records) -> None:
-    told = page.grid(records)
+    told = tables.grid(records)
     if told.empty:
         show.say(NOT_YET)
         return
-    best = "; ".join(f"{name} {rate:g}" for name, rate in page.chosen_rates(records).items())
+    best = "; ".join(f"{name} {rate:g}" for name, rate in tables.chosen_rates(records).items())
     show.figure(lambda: figures.rates(told), name="ernie-rates", data=told,
                 alt="Accuracy on the development set by learning rate, a line an arm.",
                 caption=f"Rates of highest accuracy on the development set: {best}.")
@@ -88,7 +88,7 @@ def show_rates(records) -> None:
 
 def show_ranks(records) -> None:
     """Test accuracy by rank of LoRA under two rules for alpha, with full fine-tuning across."""
-    own = page.fair(records)
+    own = tables.fair(records)
     lora = own[(own.arm == "lora") & (own.targets == "attention") & (own.dropout > 0)] if len(own) else own
     if lora.empty or lora.r.nunique() < 2:
         show.say(NOT_YET)
@@ -108,12 +108,12 @@ def show_ranks(records) -> None:
 
 def show_variants(records) -> None:
     """LoRA without dropout, on all linear layers, and at half the rank: accuracy and loss on the test set, a dot a seed."""
-    own = page.fair(records)
-    gains = page.against_lora(own) if len(own) else own
-    if not gains.size:
+    own = tables.fair(records)
+    gains = tables.against_lora(records)
+    if not gains:
         show.say(NOT_YET)
         return
-    names = {"lora": f"rank {RANK}, alpha {ALPHA:g}, dropout {DROPOUT:g}, attention", **page.VARIANTS}
+    names = {"lora": f"rank {RANK}, alpha {ALPHA:g}, dropout {DROPOUT:g}, attention", **tables.VARIANTS}
     told = own[own.label.isin(names)].assign(arm=lambda t: t.label, label=lambda t: t.label.map(names),
                                              percent=lambda t: 100 * t.test_accuracy)
     axes = {"percent": "test accuracy, %", "test_loss_nats": "test loss, nats"}
@@ -121,12 +121,12 @@ def show_variants(records) -> None:
                 data=told[["label", "seed", "lr", "trainable", *axes]],
                 alt="Test accuracy and test loss, a row a variant of LoRA, a dot a seed.",
                 caption="Points of test accuracy more than the published adapter, seed by seed: " + "; ".join(
-                    f"{name} {interval(own.dropna(), 1)}" for name, own in gains.items()) + ". Dots: seeds; bars: means.")
+                    f"{name} {interval(own, 1)}" for name, own in gains.items()) + ". Dots: seeds; bars: means.")
 
 
 def show_confusion(records, name: str) -> None:
     """Which classes are taken for which."""
-    table = page.confusion(records, name)
+    table = tables.confusion(records, name)
     if table.empty:
         show.say(NOT_YET)
         return

@@ -6,10 +6,13 @@ import numpy as np
 import pandas as pd
 
 from seqlib import show
-from seqlib.studies.ernie.page import PAIR
+from seqlib.errors import SeqlibError
 from seqlib.studies.ernie.specs import ErnieSpec
+from seqlib.studies.ernie.tables import PAIR
 
 _loaded: dict = {}
+NONE = ("No weights of a live run with full or lora and seed 0 are in scratch; have one of both among arms, install Paddle, "
+        "and run all cells again after `rm -r .runs/ernie`.")
 EXAMPLE = "国足客场战平对手，小组出线仍有希望"
 
 
@@ -32,7 +35,8 @@ def models(records) -> dict:
 
 
 def probabilities(records, sentence: str) -> pd.DataFrame:
-    """Probability of every class, a column an arm, most probable first. Raises UsageError on an empty sentence."""
+    """Probability of every class, a column an arm, most probable first. Raises UsageError on an empty sentence, SeqlibError
+    where no live run has left weights."""
     from seqlib.studies.ernie import sentences
     from seqlib.studies.ernie.specs import LENGTH
     from seqlib.studies.ernie.train import logits_of
@@ -41,6 +45,8 @@ def probabilities(records, sentence: str) -> pd.DataFrame:
     for arm, (model, vocab) in models(records).items():
         logits = logits_of(model, sentences.encode(vocab, [sentence], LENGTH))[0].astype(float)
         told[arm] = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+    if not told:
+        raise SeqlibError(NONE)
     classes = sentences.load(_loaded["text"]).classes
     return pd.DataFrame(told, index=list(classes)).sort_values(next(iter(told)), ascending=False)
 
@@ -61,10 +67,11 @@ def sentence_cell(records, sentence: str = EXAMPLE) -> None:
     import ipywidgets as widgets
     from IPython.display import HTML, display
 
-    if not records or not models(records):
-        show.say("No weights of a live run are in scratch; with Paddle installed, empty it and run all cells again.")
+    found = models(records)
+    if not found:
+        show.say(NONE)
         return
-    show.say(f"Class probabilities of “{sentence}” by both live models:")
+    show.say(f"Class probabilities of “{sentence}” by the live model of {' and of '.join(found)}:")
     display(HTML(bars(probabilities(records, sentence))))
     controls = {"sentence": widgets.Textarea(sentence, description="sentence", continuous_update=False)}
     show.interactive(controls, lambda sentence: bars(probabilities(records, sentence)))
