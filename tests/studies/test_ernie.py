@@ -26,6 +26,7 @@ from seqlib.store import Store
 from seqlib.studies.ernie import (
     arms,
     bases,
+    bench,
     captions,
     framework,
     interactive,
@@ -743,6 +744,21 @@ def test_a_base_of_another_shape_does_not_pass(small_text):
     save_file({k: v for k, v in weights.items() if "pooler" not in k}, folder / "model.safetensors")
     with pytest.raises(UsageError, match="does not fit its architecture"):
         run.run(own)
+
+
+def test_only_this_study_imports_paddle():
+    code = ("import sys; from seqlib import claims, cli, pages, study; "
+            "[study.get(name).specs(study.get(name).parameters('smoke')) for name in study.NAMES]; "
+            "print([m for m in sys.modules if m.startswith('paddle')])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_step_of_the_bench_is_measured(plain, monkeypatch):
+    monkeypatch.setitem(bases.SHAPES, RANDOM, (2, 2))
+    monkeypatch.setitem(bases.WIDTH, RANDOM, 32)
+    assert 0 < bench.measure(plain) < 10
 
 
 def test_a_bench_may_measure_in_processes_of_its_own():
