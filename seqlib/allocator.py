@@ -1,10 +1,19 @@
 """Memory that a training step frees and asks for again a moment later."""
 
 import ctypes
+import gc
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 USUAL = 2**25  # bytes: where glibc's own threshold ends up once large blocks have been freed
+
+
+def give_back_freed_memory() -> None:
+    """Have the C library give the pages of freed blocks back to the system, so that what is resident is what is used; glibc
+    alone."""
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory(keep: bool = True) -> bool:

@@ -107,6 +107,18 @@ def interval(values, digits: int = 1) -> str:
     return f"{np.mean(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
+def more(own: pd.DataFrame, metric: str, one: str, than: str) -> pd.Series:
+    """By how much the runs of label `one` exceed those of label `than`, by seed."""
+    runs = [own[own.label == name].set_index("seed")[metric] for name in (one, than)] if len(own) else []
+    return runs[0].sub(runs[1]).dropna() if runs else pd.Series(dtype=float)
+
+
+def share_of_the_machine(records) -> str:
+    """On how many threads some runs trained, where their time is told."""
+    threads = sorted({r.provenance["threads"] for r in records})
+    return f"Each run trained on {' or '.join(map(str, threads))} thread{'s' * (threads[-1] > 1)}." if threads else ""
+
+
 def show_table(make, own, title: str, digits: int = 4) -> None:
     """The table that `make` makes of some runs, or that there are none."""
     table = make(own) if len(own) else own

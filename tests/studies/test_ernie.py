@@ -656,7 +656,7 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
                           (tables.paired, records), (tables.documents_table, records), (tables.published, records),
                           (tables.same_rate, records)):
             summaries.show_table(make, own, "x")
-        words += [page.answer(records), page.meaning(records), page.describe_costs(records),
+        words += [page.answer(records), page.meaning(records), summaries.share_of_the_machine(records),
                   page.told_paired(tables.paired(records)), page.told_rates(records), page.describe_base(records),
                   page.describe_archive(records), page.headline(records, {row.id: row for row in rows})]
         plt.close("all")

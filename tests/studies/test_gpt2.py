@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
 
 from seqlib import claims, data, show, summaries
+from seqlib.allocator import keep_freed_memory
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.store import Store
-from seqlib.studies.gpt2 import bases, books, captions, interactive, page, run, specs, train
+from seqlib.studies.gpt2 import bases, bench, books, captions, interactive, page, run, specs, train
 from seqlib.studies.gpt2.arms import Dropout, prepare
 from seqlib.studies.gpt2.specs import LORA, TINY, TuneParams, TuneSpec, specs_of
 from seqlib.study import get
@@ -82,15 +84,15 @@ def test_an_adapter_is_a_no_op_at_the_start_leaves_the_base_alone_and_merges(arm
 
 
 @pytest.mark.parametrize("make", [tiny, gpt2])
-@pytest.mark.parametrize("arm", ["lora", "lora-all", "full"])
-def test_loss_and_gradients_are_those_of_the_plain_loop(make, arm):
+@pytest.mark.parametrize("arm, head", [("lora", ()), ("lora-all", ()), ("full", ()), ("lora", ("lm_head",))])
+def test_loss_and_gradients_are_those_of_the_plain_loop(make, arm, head):
     tokens = torch.randint(64, (3, 17), generator=torch.Generator().manual_seed(0))
     pair = []
     for _ in range(2):
         torch.manual_seed(0)
-        pair.append(shaken(prepare(make(), arm, *((4, 8.0) if arm in LORA else ()))).eval().double())
+        pair.append(shaken(prepare(make(), arm, *((4, 8.0, 0.0, head) if arm in LORA else ()))).eval().double())
     plain, scored = pair[0], train.Scored(pair[1])
-    assert scored.blockwise
+    assert scored.blockwise == (not head)
     expected = plain(input_ids=tokens, labels=tokens).loss
     expected.backward()
     loss = scored(tokens) / tokens[:, 1:].numel()
@@ -156,6 +158,12 @@ def test_held_out_plays_are_in_no_other_part(monkeypatch, tmp_path):
     assert numbers[1] == {5, 15} and numbers[2] == {0, 10} and numbers[0] == set(range(20)) - numbers[1] - numbers[2]
 
 
+def test_text_from_elsewhere_is_prose_without_numbers():
+    base = bases.locate(TINY)
+    text = bases.tokenizer(base).decode(books.elsewhere(base))
+    assert len(text) > 10_000 and not any(c.isdigit() for c in text)
+
+
 def test_characters_of_targets_are_those_of_the_text():
     base = bases.locate(TINY)
     text = "What\N{LEFT SINGLE QUOTATION MARK}s in a name? That which we call a rose"
@@ -177,6 +185,22 @@ def test_windows_of_the_published_protocol_overlap_and_fair_ones_do_not():
     assert torch.equal(fair.validation[0], apart[:17]) and torch.equal(fair.validation[1], apart[16:33])
 
 
+def test_the_document_s_settings_are_those_of_its_runs():
+    params = TuneParams(base=TINY, context=128, published_seeds={"lorem": 1}, slice_tokens=1300, seeds=0, published_epochs=3)
+    full, lora = specs_of(params)
+    assert (full.batch, full.lr, lora.batch, lora.lr) == (64, 3e-5, 16, 3e-4)
+    assert (lora.r, lora.alpha, lora.dropout) == (8, 16.0, 0.05) and (full.steps, lora.steps) == (48, 195)
+    state = train.State.start(prepare(tiny(), "full"), 1e-3, 100)
+    assert state.optimizer.defaults["weight_decay"] == 0.01
+    rates = []
+    for _ in range(100):
+        rates.append(state.optimizer.param_groups[0]["lr"])
+        state.optimizer.step()
+        state.schedule.step()
+    cosine = [0.5e-3 * (1 + np.cos(np.pi * i / 94)) for i in range(94)]
+    assert rates == pytest.approx([1e-3 * i / 6 for i in range(6)] + cosine)
+
+
 def test_arms_of_a_seed_see_the_same_tokens_whatever_their_batch():
     texts = run.texts_of(spec(), bases.locate(TINY))
     small, large = run.order(spec(steps=12, batch=2), texts), run.order(spec("full", steps=3, batch=8), texts)
@@ -196,6 +220,7 @@ def test_a_record_is_whole_and_comes_out_twice_the_same():
     assert metrics["forgetting_nats"] == pytest.approx(
         metrics["elsewhere_loss_nats"] - metrics["elsewhere_loss_nats_before"], abs=1e-4)
     assert metrics["trainable_percent"] == pytest.approx(100 * metrics["trainable"] / metrics["total"], rel=1e-4)
+    assert np.mean(first.curves["test_window_nats"]) == pytest.approx(metrics["test_loss_nats"], rel=1e-4)
     assert len(first.curves["samples"]) == len(run.PROMPTS) and len(first.curves["train_loss"]) == 4
     same = [k for k in metrics if "seconds" not in k and k not in ("peak_memory_mb", "tokens_per_second")]
     assert {k: metrics[k] for k in same} == {k: again.metrics[k] for k in same} and first.curves == again.curves
@@ -211,7 +236,8 @@ def test_a_grid_run_sees_no_test_text(monkeypatch):
     monkeypatch.setattr(run, "saved", None)
     assert run.texts_of(spec(stage="grid"), bases.locate(TINY)).test is None
     [record] = STUDY.run([spec(stage="grid")])
-    assert not [name for name in record.metrics if "test" in name or "elsewhere" in name]
+    assert not [name for name in (*record.metrics, *record.curves) if "test" in name]
+    assert record.metrics["forgetting_nats"] and record.curves["val_steps"] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("arm", ["lora", "full"])
@@ -399,7 +425,9 @@ def test_a_target_that_matches_nothing_is_refused_with_what_there_is(targets, to
 
 
 @pytest.mark.parametrize("changed, told", [
-    ({"rank": 0}, "rank"), ({"full_rates": []}, "full_rates"), ({"lora_rates": []}, "lora_rates"), ({"ranks": [4, 0]}, "ranks"),
+    ({"rank": 0}, "rank"), ({"full_rates": []}, "full_rates"), ({"lora_rates": []}, "lora_rates"),
+    ({"ranks": {"lora": [4, 0]}}, "ranks"),
+    ({"ranks": {"full": [4]}}, "ranks"),
     ({"lr": {"full": 1e-4}}, "one for full and one for lora"),
     ({"lr": {"full": 1e-4, "lora": 1e-3, "lora-16": 1e-3}}, "'lora-16'"),
     ({"arms": ["qlora"]}, "unknown arm 'qlora'"), ({"book_path": "x.txt"}, "book_path go together"),
@@ -435,24 +463,24 @@ def made_up(**values):
     """An archive of random figures for a plan: what the page says of it has to be sayable, whatever it is."""
     rng, records = np.random.default_rng(0), []
     for own in STUDY.specs(STUDY.parameters("full", **values)):
-        names = ["trainable", "total", "trainable_percent", "val_loss_nats", "val_perplexity"]
+        names = ["trainable", "total", "trainable_percent", "val_loss_nats", "val_perplexity", "forgetting_nats"]
         if own.stage == "final":
-            names += ["test_loss_nats", "test_perplexity", "test_nats_per_character", "gain_nats", "forgetting_nats"]
+            names += ["test_loss_nats", "test_perplexity", "test_nats_per_character", "gain_nats"]
             names += ["saved_bytes"] if own.steps else []
         if own.steps:
             names += ["step_seconds", "step_cpu_seconds", "tokens_per_second", "peak_memory_mb", "seconds"]
-        curves = {"train_loss": rng.uniform(1, 2, own.steps).tolist()}
+        curves = {"train_loss": rng.uniform(1, 2, own.steps).tolist(), "test_window_nats": rng.uniform(1, 2, 32).tolist()}
         if own.stage == "final" and not own.seed:
             curves["samples"] = ["a\nb"] * len(run.PROMPTS)
-        source = {"data": own.text, "code_hash": "", "git": {"dirty": False}, "machine": {"cpu": "none", "cores": 1},
-                  "versions": {"torch": "0"}}
+        source = {"data": own.text, "code_hash": "", "threads": 1, "git": {"dirty": False}, "versions": {"torch": "0"},
+                  "machine": {"cpu": "none", "cores": 1}}
         records.append(Record.of(own, dict(zip(names, rng.uniform(1, 2, len(names)))), curves, source))
     return records
 
 
 WHOLE = {"seeds": 2, "small_seeds": 8, "grid_seeds": 1, "published_seeds": {"lorem": 8, "shakespeare": 2}, "slice_tokens": 1300,
-         "small_arms": list(specs.ARMS), "ranks": [1, 64]}
-NONE = WHOLE | {"seeds": 0, "small_seeds": 0, "grid_seeds": 0, "published_seeds": {}}
+         "small_arms": list(specs.ARMS), "ranks": {"lora": [1, 64], "rslora": [64]}, "long_seeds": 2, "filler_seeds": 2}
+NONE = WHOLE | dict.fromkeys(("seeds", "small_seeds", "grid_seeds", "long_seeds", "filler_seeds"), 0) | {"published_seeds": {}}
 
 
 @pytest.mark.parametrize("values", [
@@ -470,26 +498,28 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
     monkeypatch.setattr(show, "table", lambda frame, *a, **k: said.append(frame.fillna("").to_string()))
     monkeypatch.setattr(show, "figure", lambda draw, *, caption, **k: (drawn.append(draw()), said.append(caption)))
     said += [page.answer(records), page.headline(records, verdicts), page.meaning(records), page.told_rates(records),
-             page.describe_archive(records), page.published(records).to_string(), page.samples(records).to_string()]
-    for size in ("main", "small"):
+             page.describe_archive(records), page.paired(records), page.published(records).to_string(),
+             page.samples(records).to_string()]
+    for size in ("main", "small", "long", "filler"):
         summaries.show_table(page.results, page.fair(records, size), size)
         summaries.show_table(page.cost, page.fair(records, size), size)
-    for one in (captions.show_arms, captions.show_ranks, captions.show_rates, captions.show_published):
+    for one in (captions.show_arms, captions.show_ranks, captions.show_rates, captions.show_frontier,
+                captions.show_published):
         one(records)
     captions.show_training(page.live(records, plan), "live")
     for figure in drawn:
         plt.close(figure)
-    assert not [text for text in said if "nan" in text.lower().split()]
+    assert not [text for text in said if re.search(r"\bnan\b", text.lower())]
     if values is WHOLE:
-        assert len(drawn) == 5 and not [text for text in said if "no runs of this yet" in text]
+        assert len(drawn) == 6 and not [text for text in said if "no runs of this yet" in text]
         assert all(verdicts[f"G0{i}"].verdict != "not run" for i in range(1, 7))
         assert verdicts["G02"].verdict == verdicts["G03"].verdict == "not comparable"
         assert verdicts["G04"].seeds == 8 and len(verdicts["G04"].repairs) == 2
 
 
 def test_a_grid_covers_every_arm_and_rank_at_every_rate():
-    params = TuneParams(base=TINY, small_arms=["full", "lora", "dora", "frozen"], ranks=[1, 8, 64], small_seeds=2, grid_seeds=1,
-                        full_rates=[1e-5, 1e-4], lora_rates=[1e-4, 1e-3, 1e-2],
+    params = TuneParams(base=TINY, small_arms=["full", "lora", "dora", "frozen"], ranks={"lora": [1, 8, 64]}, small_seeds=2,
+                        grid_seeds=1, full_rates=[1e-5, 1e-4], lora_rates=[1e-4, 1e-3, 1e-2],
                         lr={"full": 1e-4, "lora": 1e-3, "lora-r64": 1e-2})
     found = specs_of(params)
     grid = {(specs.label(s.model_dump()), s.lr) for s in found if s.stage == "grid"}
@@ -499,3 +529,17 @@ def test_a_grid_covers_every_arm_and_rank_at_every_rate():
     assert chosen == {"full": 1e-4, "lora": 1e-3, "dora": 1e-3, "lora-r1": 1e-3, "lora-r64": 1e-2, "frozen": 0}
     assert {s.alpha / s.r for s in found if s.r} == {2.0} and {s.seed for s in found if s.stage == "grid"} == {specs.GRID_SEED}
     assert len({s.key for s in found}) == len(found)
+
+
+@pytest.mark.parametrize("arm", ["lora", "full"])
+def test_a_step_of_the_bench_runs_and_counts_its_arithmetic(arm, monkeypatch):
+    monkeypatch.setattr(bench, "config", lambda: LlamaConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True))
+    [case] = bench.cases(arm)
+    case.ours()
+    case.reference()
+    keep_freed_memory(False)
+    layer = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64
+    adapters = 2 * (3 * 8 * 32 + 8 * (32 + 16 + 16)) if arm == "lora" else 0
+    assert case.flop == (4 if arm == "lora" else 6) * (256 * 32 + 2 * layer + adapters) * bench.B * bench.T

@@ -7,7 +7,7 @@ from seqlib import claims, headlines, summaries
 from seqlib.errors import SeqlibError
 from seqlib.stats import holm
 from seqlib.studies.ernie.framework import need
-from seqlib.studies.ernie.specs import ARMS, COST, GRID_SEED, MADE
+from seqlib.studies.ernie.specs import ARMS, GRID_SEED, MADE
 from seqlib.studies.ernie.tables import PAIR, chosen, chosen_rates, fair, grid, points_more, pretrained
 from seqlib.summaries import NOT_YET, interval, own_verdicts, span, trained_now
 
@@ -159,9 +159,3 @@ def frozen_head(records) -> str:
     lost = points_more(records, "lora", "lora-frozen-head")
     return (f"Leaving the classifier frozen, as the published program did, costs LoRA {interval(lost, 1)} points."
             if len(lost) else "")
-
-
-def describe_costs(records) -> str:
-    """On how many threads these ran."""
-    threads = sorted({r.provenance["threads"] for r in chosen(records, stage=COST)})
-    return f"Each run had {' or '.join(map(str, threads))} of the machine's cores to itself." if threads else ""

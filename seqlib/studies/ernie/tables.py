@@ -44,9 +44,7 @@ def costs(records) -> pd.DataFrame:
 
 def points_more(records, better: str, than: str) -> pd.Series:
     """Points of test accuracy that one has more than another, each at its own rate, by seed."""
-    own = fair(records)
-    runs = [100 * own[own.label == name].set_index("seed").test_accuracy for name in (better, than)] if len(own) else []
-    return runs[0].sub(runs[1]).dropna() if runs else pd.Series(dtype=float)
+    return 100 * summaries.more(fair(records), "test_accuracy", better, than)
 
 
 def against_lora(records) -> dict[str, pd.Series]:

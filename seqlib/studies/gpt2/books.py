@@ -88,8 +88,10 @@ def load(base: bases.Base, text: str, book_path: str = "") -> Book:
 
 @functools.lru_cache(maxsize=2)
 def elsewhere(base: bases.Base) -> Tensor:
-    """Text from outside every book, to tell what fine-tuning makes a model forget."""
-    return tokens(base, [Path(data.descriptions().path).read_text(encoding="utf-8")])
+    """Prose from outside every book, to tell what fine-tuning makes a model forget; paragraphs with digits, which are tables
+    for the most part, are left out."""
+    whole = Path(data.descriptions().path).read_text(encoding="utf-8")
+    return tokens(base, ["\n\n".join(p for p in whole.split("\n\n") if not any(c.isdigit() for c in p))])
 
 
 def tokens(base: bases.Base, documents: list[str]) -> Tensor:

@@ -48,6 +48,19 @@ def show_rates(records) -> None:
                 alt="Validation loss by learning rate, a line an arm.", caption=f"Rates of lowest validation loss: {lowest}.")
 
 
+def show_frontier(records) -> None:
+    """What an arm forgets for what it learns, as its rate rises."""
+    told = grid(records)
+    if told.empty:
+        show.say(NOT_YET)
+        return
+    best = told.loc[told.groupby("label").value.idxmin()].sort_values("value")
+    ends = "; ".join(f"{row.label} {row.value:.3f} and {row.forgotten:+.3f}" for row in best.itertuples())
+    show.figure(lambda: figures.frontier(told), name="gpt2-frontier", data=told,
+                alt="Loss forgotten on other text against validation loss, a line an arm, a dot a rate.",
+                caption=f"Validation loss and what is forgotten, nats, at each one's rate of lowest loss: {ends}. Dots: rates.")
+
+
 def show_arms(records) -> None:
     """All arms and ranks: what they gain on held-out text and what they forget of other text."""
     own = fair(records, "small")

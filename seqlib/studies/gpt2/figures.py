@@ -34,9 +34,28 @@ def lines(panels: dict[str, pd.DataFrame], xlabel: str, ylabel: str, log: bool =
     return figure
 
 
+def frontier(data: pd.DataFrame) -> Figure:
+    """What is forgotten against the validation loss, a line a label along its rates; runs that end no better than the worst
+    start of a line are cut off."""
+    figure, ax = plt.subplots(figsize=(9, 3.8))
+    labels = list(data.label.unique())
+    shades = sns.color_palette("viridis", len(labels))
+    for name, shade in zip(labels, shades):
+        own = data[data.label == name].sort_values("lr")
+        ax.plot(own.value, own.forgotten, marker="o", ms=4, lw=1.2, label=name,
+                color=colour(name) if name in FAMILY else shade)
+    first = data.loc[data.groupby("label").lr.idxmin()]
+    ax.set(xlabel="validation loss, nats", ylabel="forgotten, nats")
+    ax.set_xlim(right=first.value.max() + 0.05)
+    ax.set_ylim(top=data[data.value <= first.value.max() + 0.05].forgotten.max() * 1.1)
+    ax.legend(fontsize=7, ncols=2)
+    figure.tight_layout()
+    return figure
+
+
 def rates(data: pd.DataFrame) -> Figure:
     """Validation loss by learning rate: `data` has label, lr, value; adapters and full fine-tuning in panels of their own."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
     whole = data.label == "full"
     for ax, title, own in zip(axes, ("adapters", "full fine-tuning"), (data[~whole], data[whole])):
         means = own.groupby(["lr", "label"]).value.mean().unstack("label")

@@ -1,9 +1,10 @@
 """What the GPT-2 study's page says, computed from records: tables and sentences with numbers."""
 
+import numpy as np
 import pandas as pd
 
 from seqlib import claims, smollm, summaries
-from seqlib.studies.gpt2.specs import GRID_SEED, TINY, label
+from seqlib.studies.gpt2.specs import GRID_SEED, LOREM, RANK, TINY, label
 from seqlib.study import get
 from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
@@ -19,13 +20,18 @@ def frame(records, **settings) -> pd.DataFrame:
     return told if told.empty else told.assign(label=[label(r.spec) for r in chosen])
 
 
-def fair(records, size: str) -> pd.DataFrame:
-    """The archive's fair runs: the `main` pair at the full batch, or the `small` ones of all arms and ranks."""
+def fair(records, which: str) -> pd.DataFrame:
+    """The archive's fair runs: the `main` pair at the full batch, the `small` ones of all arms and ranks, the main pair with
+    the small batch for `long`, or on `filler` text."""
     params = get(NAME).parameters("full")
     own = frame(records, protocol="fair")
     if own.empty:
         return own
-    return own[(own.batch == params.batch) if size == "main" else (own.batch == params.small_batch)]
+    batch = params.batch if which == "main" else params.small_batch
+    steps = params.long_steps if which == "long" else params.steps
+    text = LOREM if which == "filler" else params.text
+    return own[(own.batch == batch) & own.steps.isin((0, steps)) & (own.text == text)
+               & ((own.steps > 0) | (which == "small"))]
 
 
 def compared(records) -> pd.DataFrame:
@@ -36,14 +42,15 @@ def compared(records) -> pd.DataFrame:
 
 def live(records, params) -> list:
     """The live runs of the main pair, the notebook's own."""
-    own = {"stage": "final", "protocol": "fair", "batch": params.batch}
+    own = {"stage": "final", "protocol": "fair", "batch": params.batch, "steps": params.steps, "text": params.text}
     return [r for r in records if all(r.spec[k] == v for k, v in own.items())]
 
 
 def grid(records) -> pd.DataFrame:
-    """Validation losses of the runs that choose the learning rates: label, lr, value."""
-    rows = [(label(r.spec), r.spec["lr"], r.metrics["val_loss_nats"]) for r in records if r.spec["stage"] == "grid"]
-    return pd.DataFrame(rows, columns=["label", "lr", "value"])
+    """Validation losses of the runs that choose the learning rates, and what these forget: label, lr, value, forgotten."""
+    rows = [(label(r.spec), r.spec["lr"], r.metrics["val_loss_nats"], r.metrics["forgetting_nats"])
+            for r in records if r.spec["stage"] == "grid"]
+    return pd.DataFrame(rows, columns=["label", "lr", "value", "forgotten"])
 
 
 def chosen_rates(records) -> pd.Series:
@@ -80,8 +87,9 @@ def results(own: pd.DataFrame) -> pd.DataFrame:
     for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
         rows.append({"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
                "test loss, nats": interval(runs.test_loss_nats, 3),
-               "gain, nats": interval(runs.gain_nats, 3), "nats / character": runs.test_nats_per_character.mean(),
-               "perplexity": runs.test_perplexity.mean(),
+               "gain, nats": interval(runs.gain_nats, 3), "perplexity": runs.test_perplexity.mean(),
+               "nats / character": runs.test_nats_per_character.mean(),
+               "perplexity / character": np.exp(runs.test_nats_per_character).mean(),
                "forgets, nats": interval(runs.forgetting_nats, 3)})
     return pd.DataFrame(rows)
 
@@ -111,8 +119,9 @@ def samples(records) -> pd.DataFrame:
     """What the base and the first seed of both arms wrote behind the same prompts when they were recorded."""
     from seqlib.studies.gpt2.run import PROMPTS
 
+    plan = get(NAME).parameters("full")
     own = [r for r in records if r.spec["stage"] == "final" and r.spec["protocol"] == "fair" and r.spec["seed"] == 0
-           and label(r.spec) in PROMPTED]
+           and r.spec["text"] == plan.text and r.spec["steps"] in (0, plan.steps) and label(r.spec) in PROMPTED]
     first = {label(r.spec): r for r in sorted(own, key=lambda r: r.spec["batch"])}  # of two sizes, the larger
     rows = [(p, name, first[name].curves["samples"][i]) for i, p in enumerate(PROMPTS) for name in PROMPTED if name in first]
     return pd.DataFrame(rows, columns=["prompt", "by", "text"]).replace("\n", " / ", regex=True)
@@ -145,6 +154,27 @@ def fair_pair(records) -> str:
     forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in ("full", "lora") if name in means)
     return (f"On text held out, nats a token, after the same {seen:,} tokens: {told}. What each forgets of other text, nats: "
             f"{forgot}.")
+
+
+def paired(records) -> str:
+    """What each arm and rank loses against LoRA on text held out, seed by seed, and full fine-tuning over that text."""
+    own = compared(records)
+    labels = [name for name in own.label.unique() if name not in ("lora", "frozen")] if len(own) else []
+    apart = {name: summaries.more(own, "test_loss_nats", name, "lora") for name in labels}
+    told = "; ".join(f"{name} {interval(apart[name], 4)}" for name in sorted(apart, key=lambda n: apart[n].mean())
+                     if len(apart[name]))
+    return f"Nats on text held out more than LoRA of rank {RANK}, seed by seed: {told}. {over_text(records)}" if told else ""
+
+
+def over_text(records) -> str:
+    """The main arms' difference with an interval over the windows of the test text, of means over seeds."""
+    keys = set(own.key) if len(own := compared(records)) else set()
+    means = {name: np.mean([r.curves["test_window_nats"] for r in records if r.key in keys and label(r.spec) == name], 0)
+             for name in ("full", "lora") if len(own) and name in set(own.label)}
+    if len(means) < 2:
+        return ""
+    apart = means["full"] - means["lora"]
+    return f"Over the {len(apart)} windows of that text instead of the seeds, full {interval(apart, 4)}."
 
 
 def meaning(records) -> str:

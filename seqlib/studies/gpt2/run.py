@@ -3,18 +3,14 @@
 import json
 import shutil
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import PeftConfig, PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from seqlib.allocator import keep_freed_memory
@@ -26,11 +22,12 @@ from seqlib.studies.gpt2 import bases, books
 from seqlib.studies.gpt2.arms import count, prepare
 from seqlib.studies.gpt2.specs import LORA, MODULES, TINY
 from seqlib.studies.gpt2.train import Scored, State, nats, train
+from seqlib.training import checkpoint, in_own_process
 
 VALIDATION, TEST, ELSEWHERE = 2048, 4096, 2048  # tokens of the evaluations
 PROMPTS = ("ROMEO:\nWhat shall I do?", "The data set has", "Lorem ipsum dolor sit amet,")
 WRITTEN, TEMPERATURE = 40, 0.8  # tokens of a sample
-AT_ONCE = 4  # windows of an evaluation
+VALIDATIONS = 4  # of a training, evenly over its steps
 ABOUT = "seqlib.json"  # beside an adapter: which base it belongs to
 
 
@@ -39,14 +36,7 @@ def run(spec) -> Record:
     the tests in this one. Raises SeqlibError when the loss is not finite, a text too short, or that process dies."""
     if spec.base == TINY:
         return train_and_describe(spec)
-    from seqlib.sweep import limit_threads
-
-    with ProcessPoolExecutor(1, get_context("spawn"), limit_threads, (torch.get_num_threads(),)) as executor:
-        try:
-            return executor.submit(train_and_describe, spec).result()
-        except BrokenProcessPool as error:
-            raise SeqlibError(f"the process that trained {spec.arm} died (killed, or out of memory); lower batch "
-                              f"({spec.batch}) or context ({spec.context})") from error
+    return in_own_process(train_and_describe, spec, torch.get_num_threads())
 
 
 @dataclass(frozen=True)
@@ -109,27 +99,31 @@ def tuned(spec, base: bases.Base, texts: Texts, accelerator=None) -> tuple[State
     bases.check_context(model, spec.context)
     model = prepare(model, spec.arm, spec.r, spec.alpha, spec.dropout, spec.targets)
     state = State.start(model.to((accelerator or Accelerator()).device), spec.lr, spec.steps)
-    before = {} if texts.test is None else {"test": nats(state.scored, texts.test, AT_ONCE),
-                                            "elsewhere": forgotten(state.scored, spec, base)}
+    before = {"elsewhere": elsewhere(state.scored, spec, base)} if accelerator is None else {}
+    if texts.test is not None:
+        before["test"] = float(nats(state.scored, texts.test).mean())
     if not spec.steps:
         return state, False, before
     starts, path = order(spec, texts), checkpoint_path(spec)
-    resumed = accelerator is None and resume(state, path)  # several processes start anew: they share no scratch
+    kept = checkpoint(path) if accelerator is None else None  # several processes start anew: they share no scratch
+    if kept:
+        state.load(kept)
     finite(spec, lambda: train(
         state, lambda i: books.windows(texts.book.train, starts[i], spec.context), spec.steps, spec.seed,
-        sorted({max(1, spec.steps // 2), spec.steps}), lambda scored: nats(scored, texts.validation, AT_ONCE),
+        sorted({max(1, spec.steps * i // VALIDATIONS) for i in range(1, VALIDATIONS + 1)}),
+        lambda scored: float(nats(scored, texts.validation).mean()),
         (lambda tensors: write_atomically(path, save(tensors))) if accelerator is None else None, accelerator))
     if accelerator is None:
         path.unlink(missing_ok=True)
-    return state, resumed, before
+    return state, kept is not None, before
 
 
-def forgotten(scored: Scored, spec, base: bases.Base) -> float:
+def elsewhere(scored: Scored, spec, base: bases.Base) -> float:
     """Loss on text from outside the book."""
     part = books.elsewhere(base)
     first = books.spread(books.starts(len(part), spec.context, spec.context, "elsewhere"),
                          max(1, ELSEWHERE // spec.context))
-    return nats(scored, books.windows(part, first, spec.context), AT_ONCE)
+    return float(nats(scored, books.windows(part, first, spec.context)).mean())
 
 
 def finite(spec, call):
@@ -140,12 +134,14 @@ def finite(spec, call):
 
 
 def describe(spec, base: bases.Base, texts: Texts, state: State, before: dict) -> tuple[dict, dict]:
-    """Metrics and curves of a trained model; those of the stage `grid` stop at the validation loss."""
+    """Metrics and curves of a trained model; those of the stage `grid` know nothing of the test."""
     if not spec.steps:
-        state.val_steps, state.val_loss = [0], [nats(state.scored, texts.validation, AT_ONCE)]
-    loss = state.val_loss[-1]
+        state.val_steps, state.val_loss = [0], [float(nats(state.scored, texts.validation).mean())]
+    loss, after = state.val_loss[-1], elsewhere(state.scored, spec, base)
     metrics = count(state.scored) | {"val_loss_nats": loss, "val_perplexity": np.exp(loss),
-                                     "val_nats_per_character": per_character(loss, base, texts.validation)}
+                                     "val_nats_per_character": per_character(loss, base, texts.validation),
+                                     "elsewhere_loss_nats_before": before["elsewhere"], "elsewhere_loss_nats": after,
+                                     "forgetting_nats": after - before["elsewhere"]}
     metrics["trainable_percent"] = 100 * metrics["trainable"] / metrics["total"]
     if spec.steps:
         step = float(np.median(state.step_seconds))
@@ -155,14 +151,13 @@ def describe(spec, base: bases.Base, texts: Texts, state: State, before: dict) -
                     "train_loss_nats": float(np.mean(state.train_loss[-10:]))}
     curves = {name: getattr(state, name) for name in ("train_loss", "val_steps", "val_loss")}
     if spec.stage == "final":
-        test = nats(state.scored, texts.test, AT_ONCE)
-        after = forgotten(state.scored, spec, base)
+        windows = nats(state.scored, texts.test)
+        test = float(windows.mean())
         metrics |= {"test_loss_nats": test, "test_perplexity": np.exp(test),
                     "test_nats_per_character": per_character(test, base, texts.test),
-                    "test_loss_nats_before": before["test"], "gain_nats": before["test"] - test,
-                    "elsewhere_loss_nats_before": before["elsewhere"], "elsewhere_loss_nats": after,
-                    "forgetting_nats": after - before["elsewhere"]}
+                    "test_loss_nats_before": before["test"], "gain_nats": before["test"] - test}
         metrics |= saved(spec, base, state.scored.model)
+        curves["test_window_nats"] = windows.tolist()
         if not spec.seed:
             curves["samples"] = [write(state.scored.model, bases.tokenizer(base), p, spec.seed) for p in PROMPTS]
     return metrics, curves
@@ -236,14 +231,3 @@ def trained_model(spec):
 def checkpoint_path(spec) -> Path:
     """Checkpoints are bound to the settings and the code that wrote them."""
     return scratch() / "checkpoints" / f"gpt2-{digest([spec.key, code_hash(MODULES)])[:32]}.safetensors"
-
-
-def resume(state: State, path: Path) -> bool:
-    """Take up a checkpoint, where there is a sound one."""
-    try:
-        if path.exists():
-            state.load(load(path.read_bytes()))
-            return True
-    except SafetensorError:
-        path.unlink()
-    return False

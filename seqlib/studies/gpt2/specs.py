@@ -35,8 +35,8 @@ GRID_SEED = 1000  # of the runs that choose a learning rate: none of theirs is r
 class TuneSpec(Spec):
     """A run of one arm. `published` draws windows, one token apart, from the first `slice_tokens` tokens of the text and
     validates on the last tenth of that slice; `fair` draws windows that do not overlap and holds whole parts of the text out.
-    A run of the stage `grid` chooses a learning rate and sees validation text alone. A base or book of the user's goes into the
-    spec with the hash of its content, so that a changed file is another run."""
+    A run of the stage `grid` chooses a learning rate and sees validation text alone. A base or book that is the user's file
+    goes into the spec with the hash of its content, so that a changed file is another run."""
 
     study: Literal["gpt2"] = "gpt2"
     arm: Literal[ARMS]
@@ -81,10 +81,12 @@ def label(spec: dict) -> str:
 
 
 class TuneParams(Params):
-    """`arms` train under the fair protocol with `batch` and `seeds`; they, `small_arms` and `lora` at each of `ranks` once more
-    with `small_batch` and `small_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for adapters) choose
-    each one's learning rate on validation text; what was chosen stands in `lr`, by arm or by arm and rank ("lora-r16"); what is
-    not in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the document's two arms on a slice."""
+    """`arms` train under the fair protocol with `batch` and `seeds`; they, `small_arms` and adapters at each of their `ranks`
+    once more with `small_batch` and `small_seeds`; `arms` with the small batch for `long_steps` with `long_seeds`, and on
+    filler text with `filler_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for adapters) choose each
+    one's learning rate on validation text; what was chosen stands in `lr`, by arm or by arm and rank ("lora-r16"); what is not
+    in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the document's two arms on a slice, in
+    `published_epochs`."""
 
     base: Annotated[str, Field(min_length=1)] = "auto"
     text: Literal[TEXTS] = SHAKESPEARE
@@ -100,13 +102,17 @@ class TuneParams(Params):
     targets: list[str] = []
     lr: dict[str, Rate] = {"full": 1e-4, "lora": 1e-3}
     small_arms: list[str] = []
-    ranks: list[Rank] = []
+    ranks: dict[Literal[LORA], list[Rank]] = {}
     small_batch: Batch = 2
     small_seeds: Count = 0
+    long_steps: Steps = 240
+    long_seeds: Count = 0
+    filler_seeds: Count = 0
     full_rates: list[Rate] = Field(default=[1e-4], min_length=1, max_length=10)
     lora_rates: list[Rate] = Field(default=[1e-3], min_length=1, max_length=10)
     grid_seeds: Count = 0
     published_seeds: dict[Literal[TEXTS], Count] = {}
+    published_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
     slice_tokens: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("arms", "small_arms")
@@ -116,7 +122,8 @@ class TuneParams(Params):
 
     @model_validator(mode="after")
     def adds_up(self):
-        if not any((self.seeds, self.small_seeds, self.grid_seeds, *self.published_seeds.values())):
+        if not any((self.seeds, self.small_seeds, self.long_seeds, self.filler_seeds, self.grid_seeds,
+                    *self.published_seeds.values())):
             raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
         wrong = [name for name in self.lr if not re.fullmatch(f"({'|'.join(ARMS[:-1])})(-r[1-9][0-9]*)?", name)]
         if wrong:
@@ -171,15 +178,17 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
         return params.lr.get(name) or params.lr.get(arm) or params.lr["lora" if arm in LORA else "full"]
 
     small = [(a, params.rank) for a in dict.fromkeys([*params.arms, *params.small_arms])]
-    small += [("lora", r) for r in params.ranks if r != params.rank]
+    small += [(a, r) for a, ranks in params.ranks.items() for r in ranks if (a, r) not in small]
     trained = [(a, r) for a, r in small if a != "frozen"]
     specs = [one(a, r, **fair, batch=params.small_batch, steps=params.steps, stage="grid", seed=GRID_SEED + s, lr=lr)
              for s in range(params.grid_seeds) for a, r in trained
              for lr in (params.lora_rates if a in LORA else params.full_rates)]
-    for seeds, batch, chosen in ((params.small_seeds, params.small_batch, small),
-                                 (params.seeds, params.batch, [(a, params.rank) for a in params.arms])):
-        specs += [one(a, r, **fair, batch=batch, steps=params.steps, seed=s, lr=rate(a, r))
-                  for s in range(seeds) for a, r in chosen]
+    pair, less = [(a, params.rank) for a in params.arms], {"batch": params.small_batch, "steps": params.steps}
+    for seeds, chosen, settings in (
+            (params.small_seeds, small, fair | less), (params.seeds, pair, fair | less | {"batch": params.batch}),
+            (params.long_seeds, pair, fair | less | {"steps": params.long_steps}),
+            (params.filler_seeds, pair, common | {"text": LOREM} | less)):
+        specs += [one(a, r, **settings, seed=s, lr=rate(a, r)) for s in range(seeds) for a, r in chosen]
     for text, seeds in params.published_seeds.items():
         own = common | {"text": text, "slice_tokens": params.slice_tokens} | (book if text == FILE else {})
         specs += [published(one, arm, own | {"seed": s}, params) for s in range(seeds) for arm in ("full", "lora")]
@@ -187,7 +196,8 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
 
 
 def published(one, arm: str, settings: dict, params: TuneParams) -> TuneSpec:
-    """The document's settings of an arm, one epoch over the slice's windows."""
+    """The document's settings of an arm, some epochs over the slice's windows."""
     batch, lr = {"full": (64, 3e-5), "lora": (16, 3e-4)}[arm]
     count = params.slice_tokens - params.slice_tokens // 10 - params.context  # windows of the first nine tenths
-    return one(arm, **settings, protocol="published", batch=batch, lr=lr, steps=max(1, count // batch))
+    steps = max(1, params.published_epochs * count // batch)
+    return one(arm, **settings, protocol="published", batch=batch, lr=lr, steps=steps)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
+from seqlib.allocator import give_back_freed_memory
 from seqlib.errors import UsageError
 from seqlib.models.loss import blockwise_cross_entropy
 from seqlib.provenance import peak_rss_mb, reset_peak_rss
@@ -36,13 +37,20 @@ class Scored(nn.Module):
         quicken(model)
         self.blockwise = self._head_is_a_product()
 
+    def _whole(self) -> nn.Module:
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
     def _parts(self) -> tuple[nn.Module, Tensor]:
-        whole = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        whole = self._whole()
         return getattr(whole, whole.base_model_prefix), whole.get_output_embeddings().weight
 
     @torch.no_grad()
     def _head_is_a_product(self) -> bool:
-        """Whether the model's logits are its last states times its output weights, and nothing else (some scale or cap)."""
+        """Whether the model's logits are its last states times its output weights, and nothing else (some scale or cap, a bias,
+        an adapter)."""
+        head = self._whole().get_output_embeddings()
+        if type(head) is not nn.Linear or head.bias is not None:
+            return False
         training = self.model.training
         self.model.eval()
         body, weight = self._parts()
@@ -126,6 +134,7 @@ def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int,
     scored, optimizer = accelerator.prepare(state.scored, state.optimizer)
     scored.train()
     if not state.step:
+        give_back_freed_memory()
         reset_peak_rss()  # what loading and tokenizing took is no memory of the training
     while state.step < steps:
         started, cpu = time.perf_counter(), time.process_time()
@@ -160,9 +169,8 @@ def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int,
 
 
 @torch.no_grad()
-def nats(scored: Scored, windows: Tensor, batch: int) -> float:
-    """Mean loss, in nats a token, over the targets of windows (N, T + 1)."""
+def nats(scored: Scored, windows: Tensor) -> np.ndarray:
+    """Mean loss, in nats a token, of each of some windows (N, T + 1): (N,)."""
     scored.eval()
     device = next(scored.parameters()).device
-    total = sum(float(scored(part.to(device))) for part in windows.split(batch))
-    return total / windows[:, 1:].numel()
+    return np.array([float(scored(window.to(device))) / (window.shape[1] - 1) for window in windows.split(1)])
