@@ -41,6 +41,11 @@ def steps(records, smooth: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["label", "seed", "x", "value"])
 
 
+def on_base(records) -> str:
+    """Which base a figure comes from."""
+    return f" Base: {', '.join(sorted({r.spec['base'] for r in tables.chosen(records, protocol='fair')}))}."
+
+
 def show_training(records, name: str, smooth: int = 5) -> None:
     """Training loss by step and accuracy on the development set by epoch."""
     own = tables.chosen(records, stage="final", protocol="fair")
@@ -56,7 +61,7 @@ def show_training(records, name: str, smooth: int = 5) -> None:
                 data=pd.concat([own.assign(axes=" ".join(axes)) for axes, own in panels.items()]),
                 alt="Training loss by step and accuracy on the development set by epoch, a line an arm.",
                 caption=f"Training loss, nats, means of {smooth} steps; at the end: {', '.join(told)}. {page.settled(accuracy)}"
-                        + (" Band: range of the seeds." if loss.seed.nunique() > 1 else ""))
+                        + (" Band: range of the seeds." if loss.seed.nunique() > 1 else "") + on_base(records))
 
 
 def show_arms(records) -> None:
@@ -72,7 +77,7 @@ def show_arms(records) -> None:
                 data=own[["label", "seed", "lr", *axes]],
                 alt="Test accuracy and test loss, a row an arm, a dot a seed.",
                 caption="Test accuracy: " + ", ".join(f"{name} {value:.1f}%" for name, value in means.items())
-                        + ". Dots: seeds; bars: means.")
+                        + ". Dots: seeds; bars: means." + on_base(records))
 
 
 def show_rates(records) -> None:
@@ -83,7 +88,7 @@ def show_rates(records) -> None:
     best = "; ".join(f"{name} {rate:g}" for name, rate in tables.chosen_rates(records).items())
     show.figure(lambda: figures.rates(told), name="ernie-rates", data=told,
                 alt="Accuracy on the development set by learning rate, a line an arm.",
-                caption=f"Rates of highest accuracy on the development set: {best}.")
+                caption=f"Rates of highest accuracy on the development set: {best}.{on_base(records)}")
 
 
 def show_ranks(records) -> None:
@@ -103,7 +108,7 @@ def show_ranks(records) -> None:
     show.figure(lambda: figures.ranks(told, levels, "test accuracy, %"), name="ernie-ranks", data=told,
                 alt="Test accuracy by rank of LoRA, a line a rule for alpha.",
                 caption=f"Highest accuracy at rank {best[1]} with {best[0]}, {means.max():.1f}%, lowest {means.min():.1f}%"
-                        f"{across}. The document's rank is {RANK}. Band: range of the seeds.")
+                        f"{across}. The document's rank is {RANK}. Band: range of the seeds.{on_base(records)}")
 
 
 def show_variants(records) -> None:
@@ -121,7 +126,8 @@ def show_variants(records) -> None:
                 data=told[["label", "seed", "lr", "trainable", *axes]],
                 alt="Test accuracy and test loss, a row a variant of LoRA, a dot a seed.",
                 caption="Points of test accuracy more than the published adapter, seed by seed: " + "; ".join(
-                    f"{name} {interval(own, 1)}" for name, own in gains.items()) + ". Dots: seeds; bars: means.")
+                    f"{name} {interval(own, 1)}" for name, own in gains.items()) + ". Dots: seeds; bars: means."
+                + on_base(records))
 
 
 def show_confusion(records, name: str) -> None:
@@ -137,4 +143,4 @@ def show_confusion(records, name: str) -> None:
                 alt="Share of each class's test items by predicted class.",
                 caption=f"{name}: most often mistaken is {true} for {predicted} ({share:.0%}); best known {own.idxmax()} "
                         f"({own.max():.0%}), least {own.idxmin()} ({own.min():.0%}). Percent of the true class, mean of the "
-                        "seeds.")
+                        f"seeds.{on_base(records)}")
