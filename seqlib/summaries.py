@@ -74,7 +74,8 @@ def summary(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def span(mean: float, low: float, high: float) -> str:
     """An effect with its interval; alone where one seed gives none."""
-    return f"{mean:+.4f}" if np.isnan(low) else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+    form = "+.4f" if abs(mean) < 10 else "+,.0f"
+    return f"{mean:{form}}" if np.isnan(low) else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def first_effect(row: claims.Verdict) -> str:

@@ -171,7 +171,7 @@ def conclude(row: Verdict, comparisons: list[Comparison]) -> None:
     failing = [c for c in repairs if c.verdict() not in holds]
     few = first.seeds < stats.MINIMUM
     row.reason = "; ".join(f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
-                           if few or repair["verdict"] not in holds)
+                           if few or row.verdict not in holds or repair["verdict"] not in holds)
     if few:
         row.reason = "; ".join(filter(None, (f"{first.seeds} seeds decide nothing", row.reason)))
     if row.verdict in holds and any(weakens(first, c) for c in failing):

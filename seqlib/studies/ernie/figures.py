@@ -59,7 +59,7 @@ def rates(data: pd.DataFrame) -> Figure:
     log_ticks(ax, data.lr.unique())
     ax.tick_params(axis="x", rotation=45)
     ax.set(xlabel="learning rate", ylabel="accuracy on the development set, %")
-    ax.legend(fontsize=8, ncols=2)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     return figure
 

@@ -108,14 +108,19 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     means = own.groupby("label").test_accuracy.mean() if len(own) else {}
     figures = ", ".join(f"{name} {100 * means[name]:.1f}%" for name in (*PAIR, "lora-frozen-head") if name in means)
     told = f" Test accuracy on TNEWS from {' and '.join(sorted(set(own.base)))}: {figures}." if figures else ""
-    return f"LoRA within a few points of full fine-tuning: {verdicts['E04'].verdict}.{told}"
+    return f"LoRA within a few points of full fine-tuning, {in_all_settings(verdicts['E04'])}.{told}"
 
 
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
     v = own_verdicts(NAME)
-    return (f"**LoRA ends within a few points of full fine-tuning: {v['E04'].verdict}. Rank 16 brings it closer: "
+    return (f"**LoRA ends within a few points of full fine-tuning, {in_all_settings(v['E04'])}. Rank 16 brings it closer: "
             f"{v['E05'].verdict}. It trains fewer than 1% of the weights: {v['E03'].verdict}.** {fair_pair(records)}")
+
+
+def in_all_settings(row: claims.Verdict) -> str:
+    """A verdict as published and under every repair."""
+    return "; ".join([f"as published: {row.verdict}", *(f"{what}: {told['verdict']}" for what, told in row.repairs.items())])
 
 
 def fair_pair(records) -> str:
@@ -136,7 +141,9 @@ def meaning(records) -> str:
         row = v[name]
         effect = "; ".join(f"{pair}: {span(found, *row.ci[pair])}" for pair, found in row.ours.items() if row.p is not None)
         effect = f" ({effect})" if effect else ""
-        repairs = "".join(f"; {what}: {found['verdict']}" for what, found in row.repairs.items())
+        repairs = "".join(f"; {what}: {found['verdict']}" + (
+            f" ({span(next(iter(found['ours'].values())), *next(iter(found['ci'].values())))})" if found.get("ours") else "")
+            for what, found in row.repairs.items())
         return f"{name} is {row.verdict}{effect}{repairs}{'; ' + row.reason if row.reason and not repairs else ''}"
 
     return "\n".join([
