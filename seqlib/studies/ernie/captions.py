@@ -9,6 +9,8 @@ from seqlib.studies.ernie.pretrain import EVERY
 from seqlib.studies.ernie.specs import ALPHA, ARMS, DROPOUT, RANK, label
 from seqlib.summaries import NOT_YET, dot_panels, interval
 
+BROKEN = 0.1  # accuracy below which a model of 15 classes is taken to have learned nothing
+
 
 def show_pretraining(records, name: str) -> None:
     """Masked loss by step of the bases that were pretrained."""
@@ -104,11 +106,14 @@ def show_ranks(records) -> None:
     levels = {name: 100 * own[own.label == name].test_accuracy.mean() for name in ("full",) if name in set(own.label)}
     means = told.groupby(["rule", "x"]).value.mean()
     best = means.idxmax()
+    broken = told[told.value < 100 * BROKEN].groupby(["rule", "x"]).size()
+    fell = "; ".join(f"rank {x} with {rule}, {n}" for (rule, x), n in broken.items())
+    fell = f" All have LoRA's rate, at which some runs broke down to chance: {fell}." if fell else ""
     across = f"; full fine-tuning: {levels['full']:.1f}%" if levels else ""
     show.figure(lambda: figures.ranks(told, levels, "test accuracy, %"), name="ernie-ranks", data=told,
                 alt="Test accuracy by rank of LoRA, a line a rule for alpha.",
                 caption=f"Highest accuracy at rank {best[1]} with {best[0]}, {means.max():.1f}%, lowest {means.min():.1f}%"
-                        f"{across}. The document's rank is {RANK}. Band: range of the seeds.{on_base(records)}")
+                        f"{across}.{fell} The document's rank is {RANK}. Band: range of the seeds.{on_base(records)}")
 
 
 def show_variants(records) -> None:

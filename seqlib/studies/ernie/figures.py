@@ -55,7 +55,7 @@ def rates(data: pd.DataFrame) -> Figure:
     for name, own in data.groupby("label"):
         means = own.groupby("lr").value.mean()
         ax.plot(means.index, 100 * means, marker="o", ms=4, lw=1.4, color=colour(name), label=name,
-                ls="--" if name.endswith("random") else "-")
+                ls="--" if name.endswith("random") else "-" if name in ARMS else ":")
     log_ticks(ax, data.lr.unique())
     ax.tick_params(axis="x", rotation=45)
     ax.set(xlabel="learning rate", ylabel="accuracy on the development set, %")
