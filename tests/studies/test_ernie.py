@@ -652,7 +652,9 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
             captions.show_confusion(records, arm)
         captions.show_pretraining(records, "x")
         captions.show_training(records, "x")
-        for make, own in ((tables.results, tables.fair(records)), (tables.cost, tables.costs(records)),
+        whole = tables.fair(records)
+        for make, own in ((tables.results, tables.of_arms(whole)), (tables.results, tables.of_arms(whole, alone=False)),
+                          (tables.cost, tables.costs(records)),
                           (tables.paired, records), (tables.documents_table, records), (tables.published, records),
                           (tables.same_rate, records)):
             summaries.show_table(make, own, "x")
@@ -660,7 +662,7 @@ def test_everything_on_the_page_can_be_said_of_a_whole_and_of_an_empty_archive(m
                   page.told_paired(tables.paired(records)), page.told_rates(records), page.describe_base(records),
                   page.describe_archive(records), page.headline(records, {row.id: row for row in rows})]
         plt.close("all")
-    assert len(pictures) == 8 and len(shown) == 6 and all(len(t) for t in shown)
+    assert len(pictures) == 8 and len(shown) == 7 and all(len(t) for t in shown)
     assert not [text for text in words if re.search(r"\bnan\b", text.lower())]
 
 

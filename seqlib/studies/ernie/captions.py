@@ -6,7 +6,7 @@ import pandas as pd
 from seqlib import show
 from seqlib.studies.ernie import figures, page, tables
 from seqlib.studies.ernie.pretrain import EVERY
-from seqlib.studies.ernie.specs import ALPHA, ARMS, DROPOUT, RANK, label
+from seqlib.studies.ernie.specs import ALPHA, DROPOUT, RANK, label
 from seqlib.summaries import NOT_YET, dot_panels, interval
 
 BROKEN = 0.1  # accuracy below which a model of 15 classes is taken to have learned nothing
@@ -72,7 +72,7 @@ def show_arms(records) -> None:
     if own.empty:
         show.say(NOT_YET)
         return
-    own = own[own.label.isin(ARMS) | (own.label == "full-random")].assign(percent=lambda t: 100 * t.test_accuracy)
+    own = tables.of_arms(own).assign(percent=lambda t: 100 * t.test_accuracy)
     means = own.groupby("label").percent.mean().sort_values(ascending=False)
     axes = {"percent": "test accuracy, %", "test_loss_nats": "test loss, nats"}
     show.figure(lambda: dot_panels(own, axes, figures.colour, ascending=False), name="ernie-arms",

@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix
 from statsmodels.stats.contingency_tables import mcnemar
 
 from seqlib import claims, headlines, summaries
-from seqlib.studies.ernie.specs import ALPHA, COST, DROPOUT, PRETRAINING, RANK, SAME_RATE, label
+from seqlib.studies.ernie.specs import ALPHA, ARMS, COST, DROPOUT, PRETRAINING, RANK, SAME_RATE, label
 from seqlib.summaries import interval
 
 PAIR = ("full", "lora")
@@ -30,6 +30,13 @@ def frame(records, **settings) -> pd.DataFrame:
 def fair(records) -> pd.DataFrame:
     """The final runs of the fair protocol: every arm at its own rate."""
     return frame(records, protocol="fair", stage="final")
+
+
+def of_arms(own: pd.DataFrame, alone: bool = True) -> pd.DataFrame:
+    """Of some runs those of the arms as they stand and from random weights; or, not `alone`, those of LoRA's ranks and
+    variants."""
+    arms = own.label.isin((*ARMS, "full-random")) if len(own) else []
+    return own[arms if alone else ~arms] if len(own) else own
 
 
 def pretrained(records) -> list:
