@@ -1,6 +1,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,12 +45,14 @@ class Checkout:
         path.write_text(yaml.safe_dump({"airline": {**yaml.safe_load(path.read_text())["airline"], **values}}))
 
     def start(self, *arguments, limit=None, **more):
-        """A `seqlib` process; `limit` is the largest file, in bytes, that the system lets it write."""
-        def restrict():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        """A `seqlib` process as a terminal starts it; `limit` is the largest file, in bytes, that the system lets it write."""
+        def prepare():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in a shell's background
+            if limit:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
         return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], env=self.environment(**more), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restrict if limit else None)
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare)
 
     def seqlib(self, *arguments, **more):
         process = self.start(*arguments, **more)
