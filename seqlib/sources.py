@@ -50,13 +50,21 @@ def cache() -> Path:
     return Path(os.environ.get("SEQLIB_CACHE") or pooch.os_cache("seqlib"))
 
 
-def checked(path: Path, sha256: str, name: str, source: str, remedy: str | None = None) -> Located:
-    """The file at `path`, after its hash was compared. Raises WrongFile when it differs or cannot be read."""
+def given(name: str) -> Path | None:
+    """A file or folder of SEQLIB_DATA, where it is there."""
+    folder = os.environ.get("SEQLIB_DATA")
+    path = Path(folder or "") / name
+    return path if folder and path.exists() else None
+
+
+def checked(path: Path, sha256: str | None, name: str, source: str, remedy: str | None = None) -> Located:
+    """The file at `path`, after its hash was compared, where one is known. Raises WrongFile when it differs or cannot be
+    read."""
     try:
         found = pooch.file_hash(path)
     except OSError as error:
         raise WrongFile(f"data {name}: cannot read {path}: {error.strerror}; {remedy or 'reinstall seqlib'}") from error
-    if found != sha256:
+    if sha256 is not None and found != sha256:
         raise WrongFile(f"data {name}: {path} has sha256 {found}, expected {sha256}; "
                         f"{remedy or f'restore the file from {source}'}")
     return Located(name, source, str(path), found, path.stat().st_size)

@@ -12,7 +12,7 @@ from seqlib.studies.ernie.tables import PAIR
 
 _loaded: dict = {}
 NONE = ("No weights of a live run with full or lora and seed 0 are in scratch; have one of both among arms, install Paddle, "
-        "and run all cells again after `rm -r .runs/ernie`.")
+        "and run all cells again after `rm -r .runs/records/ernie`.")
 EXAMPLE = "国足客场战平对手，小组出线仍有希望"
 
 

@@ -35,8 +35,7 @@ def fair(records) -> pd.DataFrame:
 def of_arms(own: pd.DataFrame, alone: bool = True) -> pd.DataFrame:
     """Of some runs those of the arms as they stand and from random weights; or, not `alone`, those of LoRA's ranks and
     variants."""
-    arms = own.label.isin((*ARMS, "full-random")) if len(own) else []
-    return own[arms if alone else ~arms] if len(own) else own
+    return own[own.label.isin((*ARMS, "full-random")) == alone] if len(own) else own
 
 
 def pretrained(records) -> list:

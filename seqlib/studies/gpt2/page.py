@@ -168,12 +168,12 @@ def paired(records) -> str:
 
 def over_text(records) -> str:
     """The main arms' difference with an interval over the windows of the test text, of means over seeds."""
-    keys = set(own.key) if len(own := compared(records)) else set()
-    means = {name: np.mean([r.curves["test_window_nats"] for r in records if r.key in keys and label(r.spec) == name], 0)
-             for name in ("full", "lora") if len(own) and name in set(own.label)}
-    if len(means) < 2:
+    own = compared(records)
+    if not {"full", "lora"} <= set(own.get("label", ())):
         return ""
-    apart = means["full"] - means["lora"]
+    by = {r.key: r.curves["test_window_nats"] for r in records if r.spec["stage"] == "final"}
+    full, lora = (np.mean([by[key] for key in own[own.label == name].key], 0) for name in ("full", "lora"))
+    apart = full - lora
     return f"Over the {len(apart)} windows of that text instead of the seeds, full {interval(apart, 4)}."
 
 
