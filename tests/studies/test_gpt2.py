@@ -22,7 +22,8 @@ from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.store import Store
 from seqlib.studies.gpt2 import bases, bench, books, captions, interactive, page, run, specs, train
-from seqlib.studies.gpt2.arms import Dropout, prepare
+from seqlib.studies.gpt2.arms import prepare
+from seqlib.studies.gpt2.quick import Dropout
 from seqlib.studies.gpt2.specs import LORA, TINY, TuneParams, TuneSpec, specs_of
 from seqlib.study import get
 
@@ -478,9 +479,11 @@ def made_up(**values):
     return records
 
 
-WHOLE = {"seeds": 2, "small_seeds": 8, "grid_seeds": 1, "published_seeds": {"lorem": 8, "shakespeare": 2}, "slice_tokens": 1300,
+WHOLE = {"seeds": 2, "small_seeds": 8, "rank_seeds": 3, "grid_seeds": 1, "slice_tokens": 1300,
+         "published_seeds": {"lorem": 8, "shakespeare": 2},
          "small_arms": list(specs.ARMS), "ranks": {"lora": [1, 64], "rslora": [64]}, "long_seeds": 2, "filler_seeds": 2}
-NONE = WHOLE | dict.fromkeys(("seeds", "small_seeds", "grid_seeds", "long_seeds", "filler_seeds"), 0) | {"published_seeds": {}}
+NONE = WHOLE | {"published_seeds": {}} | dict.fromkeys(
+    ("seeds", "small_seeds", "rank_seeds", "grid_seeds", "long_seeds", "filler_seeds"), 0)
 
 
 @pytest.mark.parametrize("values", [
@@ -518,7 +521,8 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
 
 
 def test_a_grid_covers_every_arm_and_rank_at_every_rate():
-    params = TuneParams(base=TINY, small_arms=["full", "lora", "dora", "frozen"], ranks={"lora": [1, 8, 64]}, small_seeds=2,
+    params = TuneParams(base=TINY, small_arms=["full", "lora", "dora", "frozen"], ranks={"lora": [1, 8, 64]},
+                        small_seeds=2, rank_seeds=1,
                         grid_seeds=1, full_rates=[1e-5, 1e-4], lora_rates=[1e-4, 1e-3, 1e-2],
                         lr={"full": 1e-4, "lora": 1e-3, "lora-r64": 1e-2})
     found = specs_of(params)

@@ -7,22 +7,12 @@ import warnings
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from seqlib.errors import UsageError
-from seqlib.models.experts import as_numbers, drawn
 from seqlib.studies.gpt2 import bases
 from seqlib.studies.gpt2.specs import ALPHA, LORA, RANK
-
-
-class Dropout(nn.Dropout):
-    """Dropout with cheap draws: one of 64 bits serves four elements."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not self.p:
-            return x
-        return x * as_numbers(drawn(x, 1 - self.p), x) * (1 / (1 - self.p))
 
 
 def prepare(model: PreTrainedModel, arm: str, r: int = 0, alpha: float = 0.0, dropout: float = 0.0,
@@ -47,15 +37,6 @@ def prepare(model: PreTrainedModel, arm: str, r: int = 0, alpha: float = 0.0, dr
     except ValueError as error:  # where none were named, peft has those of many architectures
         raise UsageError(f"no adapter can be made for {names or 'this base'} ({str(error).splitlines()[0]}); name targets "
                          f"among {', '.join(sorted(layers))}") from error
-
-
-def quicken(model: nn.Module) -> None:
-    """Exchange the dropouts of adapters for ours, in place; GPT-2's own stay as they are."""
-    for name, layer in model.named_modules():
-        if name.endswith("lora_dropout"):
-            for adapter, own in layer.items():
-                if isinstance(own, nn.Dropout):
-                    layer[adapter] = Dropout(own.p)
 
 
 def count(model: nn.Module) -> dict[str, int]:

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from seqlib import data, smollm
-from seqlib.errors import SeqlibError, UsageError
+from seqlib.errors import SeqlibError, UsageError, first_line
 from seqlib.studies.gpt2.specs import BASES, TINY, content
 
 ATTENTION = {"gpt2": ["c_attn"], "llama": ["q_proj", "k_proj", "v_proj"]}  # projections into attention, by architecture
@@ -65,11 +65,7 @@ def _from_hub(name: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise UsageError(f"base {name!r} is no folder, and the hub cannot be reached to look for it; {ANOTHER}") from error
     except Exception as error:  # whatever else the hub's client raises: the way out is the same
-        raise SeqlibError(f"base {name!r}: the hub did not give it ({_first_line(error)}); {ANOTHER}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SeqlibError(f"base {name!r}: the hub did not give it ({first_line(error)}); {ANOTHER}") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -85,7 +81,7 @@ def tokenizer(base: Base) -> PreTrainedTokenizerFast:
         found.backend_tokenizer.no_padding()
         return found
     except Exception as error:  # of many kinds, as many as there are tokenizers
-        raise SeqlibError(f"base {base.name!r} has no tokenizer that can be loaded ({_first_line(error)}); save one beside its "
+        raise SeqlibError(f"base {base.name!r} has no tokenizer that can be loaded ({first_line(error)}); save one beside its "
                           "weights with save_pretrained") from error
 
 
@@ -102,7 +98,7 @@ def model(base: Base) -> PreTrainedModel:
             made = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.float32, use_safetensors=True,
                                                         trust_remote_code=False)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise SeqlibError(f"base {base.name!r} cannot be loaded as a causal language model ({_first_line(error)}); "
+            raise SeqlibError(f"base {base.name!r} cannot be loaded as a causal language model ({first_line(error)}); "
                               f"{ANOTHER}") from error
     made.config.use_cache = False
     return made

@@ -21,7 +21,7 @@ from seqlib.store import scratch, write_atomically
 from seqlib.studies.gpt2 import bases, books
 from seqlib.studies.gpt2.arms import count, prepare
 from seqlib.studies.gpt2.specs import LORA, MODULES, TINY
-from seqlib.studies.gpt2.train import Scored, State, nats, train
+from seqlib.studies.gpt2.train import Scored, State, mean_nats, nats, train
 from seqlib.training import checkpoint, in_own_process
 
 VALIDATION, TEST, ELSEWHERE = 2048, 4096, 2048  # tokens of the evaluations
@@ -101,7 +101,7 @@ def tuned(spec, base: bases.Base, texts: Texts, accelerator=None) -> tuple[State
     state = State.start(model.to((accelerator or Accelerator()).device), spec.lr, spec.steps)
     before = {"elsewhere": elsewhere(state.scored, spec, base)} if accelerator is None else {}
     if texts.test is not None:
-        before["test"] = float(nats(state.scored, texts.test).mean())
+        before["test"] = mean_nats(state.scored, texts.test)
     if not spec.steps:
         return state, False, before
     starts, path = order(spec, texts), checkpoint_path(spec)
@@ -111,7 +111,7 @@ def tuned(spec, base: bases.Base, texts: Texts, accelerator=None) -> tuple[State
     finite(spec, lambda: train(
         state, lambda i: books.windows(texts.book.train, starts[i], spec.context), spec.steps, spec.seed,
         sorted({max(1, spec.steps * i // VALIDATIONS) for i in range(1, VALIDATIONS + 1)}),
-        lambda scored: float(nats(scored, texts.validation).mean()),
+        lambda scored: mean_nats(scored, texts.validation),
         (lambda tensors: write_atomically(path, save(tensors))) if accelerator is None else None, accelerator))
     if accelerator is None:
         path.unlink(missing_ok=True)
@@ -123,7 +123,7 @@ def elsewhere(scored: Scored, spec, base: bases.Base) -> float:
     part = books.elsewhere(base)
     first = books.spread(books.starts(len(part), spec.context, spec.context, "elsewhere"),
                          max(1, ELSEWHERE // spec.context))
-    return float(nats(scored, books.windows(part, first, spec.context)).mean())
+    return mean_nats(scored, books.windows(part, first, spec.context))
 
 
 def finite(spec, call):
@@ -136,7 +136,7 @@ def finite(spec, call):
 def describe(spec, base: bases.Base, texts: Texts, state: State, before: dict) -> tuple[dict, dict]:
     """Metrics and curves of a trained model; those of the stage `grid` know nothing of the test."""
     if not spec.steps:
-        state.val_steps, state.val_loss = [0], [float(nats(state.scored, texts.validation).mean())]
+        state.val_steps, state.val_loss = [0], [mean_nats(state.scored, texts.validation)]
     loss, after = state.val_loss[-1], elsewhere(state.scored, spec, base)
     metrics = count(state.scored) | {"val_loss_nats": loss, "val_perplexity": np.exp(loss),
                                      "val_nats_per_character": per_character(loss, base, texts.validation),

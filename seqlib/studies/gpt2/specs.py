@@ -19,8 +19,8 @@ TINY = "tiny-random"
 BASES = (smollm.GPT2, smollm.BASE, TINY)  # any other is a folder or a name on the hub
 LOREM, SHAKESPEARE, FILE = "lorem", "shakespeare", "file"
 TEXTS = (LOREM, SHAKESPEARE, FILE)
-MODULES = ("seqlib.models.experts", "seqlib.models.loss", *(
-    f"seqlib.studies.gpt2.{m}" for m in ("arms", "bases", "books", "specs", "train", "run")))
+MODULES = (*(f"seqlib.models.{m}" for m in ("fused", "loss", "streamed")),
+           *(f"seqlib.studies.gpt2.{m}" for m in ("arms", "bases", "books", "quick", "specs", "train", "run")))
 
 Count = Annotated[int, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=1)]
@@ -81,12 +81,12 @@ def label(spec: dict) -> str:
 
 
 class TuneParams(Params):
-    """`arms` train under the fair protocol with `batch` and `seeds`; they, `small_arms` and adapters at each of their `ranks`
-    once more with `small_batch` and `small_seeds`; `arms` with the small batch for `long_steps` with `long_seeds`, and on
-    filler text with `filler_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for adapters) choose each
-    one's learning rate on validation text; what was chosen stands in `lr`, by arm or by arm and rank ("lora-r16"); what is not
-    in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the document's two arms on a slice, in
-    `published_epochs`."""
+    """`arms` train under the fair protocol with `batch` and `seeds`; they and `small_arms` once more with `small_batch` and
+    `small_seeds`, adapters at each of their `ranks` with `rank_seeds`; `arms` with the small batch for `long_steps` with
+    `long_seeds`, and on filler text with `filler_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for
+    adapters) choose each one's learning rate on validation text; what was chosen stands in `lr`, by arm or by arm and rank
+    ("lora-r16"); what is not in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the document's
+    two arms on a slice, in `published_epochs`."""
 
     base: Annotated[str, Field(min_length=1)] = "auto"
     text: Literal[TEXTS] = SHAKESPEARE
@@ -105,6 +105,7 @@ class TuneParams(Params):
     ranks: dict[Literal[LORA], list[Rank]] = {}
     small_batch: Batch = 2
     small_seeds: Count = 0
+    rank_seeds: Count = 0
     long_steps: Steps = 240
     long_seeds: Count = 0
     filler_seeds: Count = 0
@@ -122,7 +123,7 @@ class TuneParams(Params):
 
     @model_validator(mode="after")
     def adds_up(self):
-        if not any((self.seeds, self.small_seeds, self.long_seeds, self.filler_seeds, self.grid_seeds,
+        if not any((self.seeds, self.small_seeds, self.rank_seeds, self.long_seeds, self.filler_seeds, self.grid_seeds,
                     *self.published_seeds.values())):
             raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
         wrong = [name for name in self.lr if not re.fullmatch(f"({'|'.join(ARMS[:-1])})(-r[1-9][0-9]*)?", name)]
@@ -178,14 +179,15 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
         return params.lr.get(name) or params.lr.get(arm) or params.lr["lora" if arm in LORA else "full"]
 
     small = [(a, params.rank) for a in dict.fromkeys([*params.arms, *params.small_arms])]
-    small += [(a, r) for a, ranks in params.ranks.items() for r in ranks if (a, r) not in small]
-    trained = [(a, r) for a, r in small if a != "frozen"]
+    other = [(a, r) for a, ranks in params.ranks.items() for r in ranks if (a, r) not in small]
+    trained = [(a, r) for a, r in [*small, *other] if a != "frozen"]
     specs = [one(a, r, **fair, batch=params.small_batch, steps=params.steps, stage="grid", seed=GRID_SEED + s, lr=lr)
              for s in range(params.grid_seeds) for a, r in trained
              for lr in (params.lora_rates if a in LORA else params.full_rates)]
     pair, less = [(a, params.rank) for a in params.arms], {"batch": params.small_batch, "steps": params.steps}
     for seeds, chosen, settings in (
-            (params.small_seeds, small, fair | less), (params.seeds, pair, fair | less | {"batch": params.batch}),
+            (params.small_seeds, small, fair | less), (params.rank_seeds, other, fair | less),
+            (params.seeds, pair, fair | less | {"batch": params.batch}),
             (params.long_seeds, pair, fair | less | {"steps": params.long_steps}),
             (params.filler_seeds, pair, common | {"text": LOREM} | less)):
         specs += [one(a, r, **settings, seed=s, lr=rate(a, r)) for s in range(seeds) for a, r in chosen]

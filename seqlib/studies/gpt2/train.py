@@ -1,8 +1,8 @@
 """The fine-tuning loop of every arm: AdamW, a cosine schedule behind a warm-up, cross-entropy in nats a token.
 
 The loop is one for a process of its own and for several that `accelerate launch` starts: each takes its share of every batch.
-What it does for speed: logits exist for a block of tokens at a time, one fused pass of the optimizer, cheap draws for the
-adapters' dropout, of the same rate as PyTorch's but other masks.
+What it does for speed: logits exist for a part of the vocabulary or of the tokens at a time, one fused pass of the optimizer,
+layers that go through memory once (`seqlib.studies.gpt2.quick`). Dropout of adapters has PyTorch's rate but other masks.
 """
 
 import time
@@ -20,11 +20,13 @@ from transformers import get_cosine_schedule_with_warmup
 from seqlib.allocator import give_back_freed_memory
 from seqlib.errors import UsageError
 from seqlib.models.loss import blockwise_cross_entropy
+from seqlib.models.streamed import streamed_cross_entropy
 from seqlib.provenance import peak_rss_mb, reset_peak_rss
-from seqlib.studies.gpt2.arms import quicken
+from seqlib.studies.gpt2.quick import quicken
 from seqlib.studies.gpt2.specs import DECAY, WARM_UP
 
 CHECKPOINT = 20  # steps between two checkpoints
+TOGETHER = 8  # windows that are evaluated at once
 CURVES = ("train_loss", "step_seconds", "step_cpu_seconds", "val_steps", "val_loss")
 
 
@@ -60,12 +62,24 @@ class Scored(nn.Module):
         return same
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x, y = tokens[:, :-1], tokens[:, 1:].flatten()
-        if not self.blockwise:
-            logits = self.model(input_ids=x, use_cache=False).logits
-            return F.cross_entropy(logits.flatten(0, 1).float(), y, reduction="sum")
+        if not self.blockwise or not self._parts()[1].requires_grad:
+            return self.losses(tokens).sum()
         body, weight = self._parts()
-        return blockwise_cross_entropy(body(input_ids=x, use_cache=False)[0].flatten(0, 1), weight, y)
+        return blockwise_cross_entropy(self._states(body, tokens), weight, tokens[:, 1:].flatten())
+
+    def losses(self, tokens: Tensor) -> Tensor:
+        """Of each target (B, T). Where the head is trained, without a gradient."""
+        y = tokens[:, 1:]
+        if not self.blockwise:
+            logits = self.model(input_ids=tokens[:, :-1], use_cache=False).logits
+            return F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none").view_as(y)
+        body, weight = self._parts()
+        return streamed_cross_entropy(self._states(body, tokens), weight, y.flatten()).view_as(y)
+
+    @staticmethod
+    def _states(body: nn.Module, tokens: Tensor) -> Tensor:
+        """Last states (B T, C)."""
+        return body(input_ids=tokens[:, :-1], use_cache=False)[0].flatten(0, 1)
 
 
 @dataclass
@@ -173,4 +187,8 @@ def nats(scored: Scored, windows: Tensor) -> np.ndarray:
     """Mean loss, in nats a token, of each of some windows (N, T + 1): (N,)."""
     scored.eval()
     device = next(scored.parameters()).device
-    return np.array([float(scored(window.to(device))) / (window.shape[1] - 1) for window in windows.split(1)])
+    return torch.cat([scored.losses(some.to(device)).mean(1) for some in windows.split(TOGETHER)]).cpu().numpy().astype(float)
+
+
+def mean_nats(scored: Scored, windows: Tensor) -> float:
+    return float(nats(scored, windows).mean())
