@@ -15,6 +15,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from seqlib import claims, data, show, summaries
 from seqlib.allocator import keep_freed_memory
@@ -23,7 +24,7 @@ from seqlib.record import Record
 from seqlib.store import Store
 from seqlib.studies.gpt2 import bases, bench, books, captions, interactive, page, run, specs, train
 from seqlib.studies.gpt2.arms import prepare
-from seqlib.studies.gpt2.quick import Dropout
+from seqlib.studies.gpt2.quick import Adapted, Dropout, RMSNorm
 from seqlib.studies.gpt2.specs import LORA, TINY, TuneParams, TuneSpec, specs_of
 from seqlib.study import get
 
@@ -46,6 +47,11 @@ def gpt2(**changed):
     torch.manual_seed(0)
     sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 64, "n_positions": 64}
     return AutoModelForCausalLM.from_config(GPT2Config(**sizes, **changed))
+
+
+def seeded(call, *args):
+    torch.manual_seed(0)
+    return call(*args)
 
 
 def shaken(model):
@@ -130,6 +136,32 @@ def test_adapters_draw_cheap_dropout_at_the_same_rate_and_gpt2_keeps_its_own():
     y.sum().backward()
     assert y.unique().tolist() == pytest.approx([0, 4 / 3]) and float((y > 0).float().mean()) == pytest.approx(0.75, abs=0.01)
     assert torch.equal(x.grad, y.detach()) and torch.equal(own[0].eval()(x), x)
+
+
+@pytest.mark.parametrize("arm", ["lora", "lora-all", "rslora"])
+def test_exchanged_layers_give_what_peft_gives_merged_switched_off_and_beside_another_adapter(arm):
+    x = torch.arange(12).reshape(2, 6)
+    plain, quick = (shaken(seeded(prepare, tiny(), arm, 4, 8.0)).eval() for _ in range(2))
+    train.Scored(quick)
+    layers = [m for m in quick.modules() if isinstance(m, LoraLayer)]
+    assert layers and all(type(m) is Adapted for m in layers)
+    assert all(type(m) is RMSNorm for m in quick.modules() if isinstance(m, LlamaRMSNorm))
+    assert [n for n, _ in quick.named_parameters()] == [n for n, _ in plain.named_parameters()]
+
+    def both_say_the_same():
+        torch.testing.assert_close(quick(input_ids=x).logits, plain(input_ids=x).logits, rtol=1e-4, atol=1e-5)
+
+    both_say_the_same()
+    with plain.disable_adapter(), quick.disable_adapter():
+        both_say_the_same()
+    for model in (plain, quick):
+        seeded(model.add_adapter, "other", model.peft_config["default"])
+        shaken(model).base_model.set_adapter(["default", "other"])
+    both_say_the_same()
+    for model in (plain, quick):
+        model.base_model.set_adapter("default")
+        model.merge_adapter()
+    both_say_the_same()
 
 
 def test_gpt2s_own_layers_are_adapted_where_the_document_says():
