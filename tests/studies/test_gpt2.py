@@ -259,6 +259,15 @@ def test_a_record_is_whole_and_comes_out_twice_the_same():
     assert {k: metrics[k] for k in same} == {k: again.metrics[k] for k in same} and first.curves == again.curves
 
 
+@pytest.mark.parametrize("arm", ["lora", "full"])
+def test_a_batch_in_parts_is_the_batch(arm, monkeypatch):
+    [whole] = STUDY.run([spec(arm, batch=5, stage="grid")])
+    monkeypatch.setattr(train, "HELD", 40)  # two windows of 16 tokens
+    [parts] = STUDY.run([spec(arm, batch=5, stage="grid")])
+    assert parts.curves["train_loss"] == pytest.approx(whole.curves["train_loss"], rel=1e-5)
+    assert parts.metrics["val_loss_nats"] == pytest.approx(whole.metrics["val_loss_nats"], rel=1e-5)
+
+
 def test_the_frozen_base_trains_nothing_and_forgets_nothing():
     [record] = STUDY.run([spec("frozen", steps=0, lr=0)])
     assert record.metrics["forgetting_nats"] == 0 and record.metrics["trainable"] == 0

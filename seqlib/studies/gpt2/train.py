@@ -27,6 +27,7 @@ from seqlib.studies.gpt2.specs import DECAY, WARM_UP
 
 CHECKPOINT = 20  # steps between two checkpoints
 TOGETHER = 8  # windows that are evaluated at once
+HELD = 2048  # tokens whose activations a processor holds at once; a larger batch is taken in parts
 CURVES = ("train_loss", "step_seconds", "step_cpu_seconds", "val_steps", "val_loss")
 
 
@@ -157,14 +158,17 @@ def train(state: State, batches: Callable[[int], Tensor], steps: int, seed: int,
             raise UsageError(f"a batch of {len(tokens)} cannot be shared by {processes} processes; take a multiple")
         tokens = tokens[rank::processes].to(accelerator.device)
         draw_for(seed, state.step, rank)
-        loss = scored(tokens) / tokens[:, 1:].numel()
         optimizer.zero_grad()
-        accelerator.backward(loss)  # the mean over processes
+        loss, whole = torch.zeros((), device=tokens.device), tokens.device.type != "cpu"
+        for part in tokens.split(len(tokens) if whole else max(1, HELD // (tokens.shape[1] - 1))):
+            share = scored(part) / tokens[:, 1:].numel()
+            accelerator.backward(share)  # the mean over processes
+            loss += share.detach()
         if state.step + 1 == steps:
             state.gradient_norm = float(torch.nn.utils.get_total_norm([p.grad for p in state.trained().values()]))
         optimizer.step()
         state.schedule.step()
-        state.train_loss.append(float(accelerator.reduce(loss.detach(), "mean")))
+        state.train_loss.append(float(accelerator.reduce(loss, "mean")))
         state.step += 1
         state.step_seconds.append(time.perf_counter() - started)
         state.step_cpu_seconds.append(time.process_time() - cpu)
