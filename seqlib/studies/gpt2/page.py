@@ -28,7 +28,7 @@ def fair(records, which: str) -> pd.DataFrame:
     if own.empty:
         return own
     batch = params.batch if which == "main" else params.small_batch
-    steps = params.long_steps if which == "long" else params.steps
+    steps = params.long_steps if which in ("long", "filler") else params.steps
     text = LOREM if which == "filler" else params.text
     return own[(own.batch == batch) & own.steps.isin((0, steps)) & (own.text == text)
                & ((own.steps > 0) | (which == "small"))]

@@ -27,7 +27,7 @@ from seqlib.training import checkpoint, in_own_process
 VALIDATION, TEST, ELSEWHERE = 2048, 4096, 2048  # tokens of the evaluations
 PROMPTS = ("ROMEO:\nWhat shall I do?", "The data set has", "Lorem ipsum dolor sit amet,")
 WRITTEN, TEMPERATURE = 40, 0.8  # tokens of a sample
-VALIDATIONS = 4  # of a training, evenly over its steps
+VALIDATIONS = 2  # of a training, evenly over its steps
 ABOUT = "seqlib.json"  # beside an adapter: which base it belongs to
 
 

@@ -83,10 +83,10 @@ def label(spec: dict) -> str:
 class TuneParams(Params):
     """`arms` train under the fair protocol with `batch` and `seeds`; they and `small_arms` once more with `small_batch` and
     `small_seeds`, adapters at each of their `ranks` with `rank_seeds`; `arms` with the small batch for `long_steps` with
-    `long_seeds`, and on filler text with `filler_seeds`. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for
-    adapters) choose each one's learning rate on validation text; what was chosen stands in `lr`, by arm or by arm and rank
-    ("lora-r16"); what is not in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the document's
-    two arms on a slice, in `published_epochs`."""
+    `long_seeds`, and as long on filler text with `filler_seeds`. `grid_seeds` runs at every one of `full_rates` (of
+    `lora_rates` for adapters) choose each one's learning rate on validation text; what was chosen stands in `lr`, by arm or by
+    arm and rank ("lora-r16"); what is not in it has the rate of `lora`. `published_seeds` tells, by text, how many runs of the
+    document's two arms on a slice, in `published_epochs`, or a part of one."""
 
     base: Annotated[str, Field(min_length=1)] = "auto"
     text: Literal[TEXTS] = SHAKESPEARE
@@ -113,7 +113,7 @@ class TuneParams(Params):
     lora_rates: list[Rate] = Field(default=[1e-3], min_length=1, max_length=10)
     grid_seeds: Count = 0
     published_seeds: dict[Literal[TEXTS], Count] = {}
-    published_epochs: Annotated[int, Field(ge=1, le=1000)] = 1
+    published_epochs: Annotated[float, Field(gt=0, le=1000)] = 1
     slice_tokens: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("arms", "small_arms")
@@ -189,7 +189,7 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
             (params.small_seeds, small, fair | less), (params.rank_seeds, other, fair | less),
             (params.seeds, pair, fair | less | {"batch": params.batch}),
             (params.long_seeds, pair, fair | less | {"steps": params.long_steps}),
-            (params.filler_seeds, pair, common | {"text": LOREM} | less)):
+            (params.filler_seeds, pair, common | {"text": LOREM} | less | {"steps": params.long_steps})):
         specs += [one(a, r, **settings, seed=s, lr=rate(a, r)) for s in range(seeds) for a, r in chosen]
     for text, seeds in params.published_seeds.items():
         own = common | {"text": text, "slice_tokens": params.slice_tokens} | (book if text == FILE else {})
@@ -198,8 +198,8 @@ def specs_of(params: TuneParams) -> list[TuneSpec]:
 
 
 def published(one, arm: str, settings: dict, params: TuneParams) -> TuneSpec:
-    """The document's settings of an arm, some epochs over the slice's windows."""
+    """The document's settings of an arm, some epochs over the slice's windows, or a part of one."""
     batch, lr = {"full": (64, 3e-5), "lora": (16, 3e-4)}[arm]
     count = params.slice_tokens - params.slice_tokens // 10 - params.context  # windows of the first nine tenths
-    steps = max(1, params.published_epochs * count // batch)
+    steps = max(1, int(params.published_epochs * count / batch))
     return one(arm, **settings, protocol="published", batch=batch, lr=lr, steps=steps)
