@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from seqlib import claims, smollm, summaries
-from seqlib.studies.gpt2.specs import GRID_SEED, LOREM, RANK, TINY, label
+from seqlib.studies.gpt2.specs import GRID_SEED, LOREM, RANK, TEXTS, TINY, label
 from seqlib.study import get
 from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
@@ -115,6 +115,24 @@ def published(records) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def filler(records) -> str:
+    """What filler text and overlapping windows do to the perplexity, by arm, in a sentence each."""
+    told = []
+    for what, own, metric in (("filler text, windows that do not overlap", fair(records, "filler"), "test_perplexity"),
+                              ("plays, the same", compared(records), "test_perplexity"),
+                              *((f"{text} as published, on its own validation", frame(records, protocol="published", text=text),
+                                 "val_perplexity") for text in TEXTS)):
+        means = own[own.label != "frozen"].groupby("label")[metric].mean() if len(own) else {}
+        figures = ", ".join(f"{name} {means[name]:.2f}" for name in PROMPTED if name in means)
+        told += [f"{what}: {figures}"] if figures else []
+    return f"Perplexities. {'; '.join(told)}. The document has {seed_perplexities()}." if told else NOT_YET
+
+
+def seed_perplexities() -> str:
+    """The document's own, by arm."""
+    return ", ".join(f"{arm} {value}" for arm, value in claims.load()[NAME]["claims"]["G04"]["seed"].items())
+
+
 def samples(records) -> pd.DataFrame:
     """What the base and the first seed of both arms wrote behind the same prompts when they were recorded."""
     from seqlib.studies.gpt2.run import PROMPTS
@@ -191,6 +209,7 @@ def meaning(records) -> str:
         f"- **Counts.** G01 is {v['G01'].verdict}: {v['G01'].reason}.",
         f"- **Perplexities.** G02 is {v['G02'].verdict}, G03 {v['G03'].verdict} ({v['G02'].reason}).",
         f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired('G04')}.",
+        f"- **Text.** {filler(records)}",
         f"- **Savings.** G05 is {v['G05'].verdict}. {savings(records)}",
         f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}.",
     ])
