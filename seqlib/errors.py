@@ -25,7 +25,7 @@ def first_problem(error) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{name}: no such parameter"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}: {message} (got {problem['input']!r})"
+    return f"{name}: {message}" + (f" (got {problem['input']!r})" if problem["loc"] else "")  # else all parameters
 
 
 def nearest(kind: str, name: str, allowed) -> UsageError:

@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from pydantic import ValidationError
-from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, CohereConfig, GPT2Config, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from seqlib import claims, data, show, summaries
@@ -22,7 +22,8 @@ from seqlib.allocator import keep_freed_memory
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
 from seqlib.store import Store
-from seqlib.studies.gpt2 import bases, bench, books, captions, interactive, page, run, specs, train
+from seqlib.studies.gpt2 import __main__ as command
+from seqlib.studies.gpt2 import bases, bench, books, captions, check, interactive, page, run, specs, train
 from seqlib.studies.gpt2.arms import prepare
 from seqlib.studies.gpt2.quick import Adapted, Dropout, RMSNorm
 from seqlib.studies.gpt2.specs import LORA, TINY, TuneParams, TuneSpec, specs_of
@@ -451,6 +452,71 @@ def test_a_tokenizer_that_cuts_texts_off_is_told_not_to(tmp_path):
     assert len(books.tokens(bases.locate(str(tmp_path)), ["a" * 50])) == 50
 
 
+SIZES = {"vocab_size": 256, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize("make, told", [
+    (lambda: BertForMaskedLM(BertConfig(**SIZES)), "is not causal"),
+    (lambda: AutoModelForCausalLM.from_config(LlamaConfig(**SIZES | {"vocab_size": 200})), "256 words, the model 200"),
+    (lambda: AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)), None)], ids=["masked", "few words", "sound"])
+def test_a_base_that_is_unsound_is_refused_before_it_trains(make, told, tmp_path):
+    make().save_pretrained(tmp_path)
+    bases.tokenizer(bases.locate(TINY)).save_pretrained(tmp_path)
+    if told is None:
+        check.sound(str(tmp_path), "")
+        return
+    with pytest.raises(UsageError, match=told) as error:
+        STUDY.run([spec(base=str(tmp_path))])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change, told", [
+    (lambda config: config | {"num_hidden_layers": 2}, "its weights lack model.layers.1"),
+    (lambda config: [], "cannot be loaded as a causal language model")])
+def test_a_base_whose_configuration_does_not_fit_is_refused(change, told, tmp_path):
+    AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)).save_pretrained(tmp_path)
+    bases.tokenizer(bases.locate(TINY)).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    with pytest.raises(SeqlibError, match=told) as error:
+        check.sound(str(tmp_path), "")
+    assert "\n" not in str(error.value)
+
+
+def test_a_book_that_changes_before_its_run_is_not_taken_for_the_planned_one(tmp_path):
+    path = tmp_path / "book.txt"
+    path.write_text(books.lorem())
+    [own] = specs_of(TuneParams(base=TINY, text="file", book_path=str(path), arms=["lora"], context=16, batch=2, steps=2))
+    path.write_text(books.lorem() + " Finis.")
+    with pytest.raises(UsageError, match="book_path: .* has changed since this run was planned"):
+        STUDY.run([own])
+
+
+def test_damaged_weights_of_a_live_run_are_told_in_the_interactive_cell():
+    mine = spec(seed=0)
+    [record] = STUDY.run([mine])
+    with (run.weights_path(mine) / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(SeqlibError, match="the weights of lora in .* are damaged") as error:
+        interactive.models([record])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("wrong, told", [
+    (["--arm", "full", "--rank", "4"], "--arm full has no adapter; leave --rank"),
+    (["--arm", "lora-all", "--target", "q_proj"], "lora-all adapts all linear layers"),
+    (["--steps", "0"], "a run with steps wants a rate above 0")])
+def test_arguments_that_do_not_go_together_are_refused(wrong, told, tmp_path):
+    with pytest.raises(UsageError, match=told):
+        command.tune(["--base", TINY, "--out", str(tmp_path / "out"), *wrong], standalone_mode=False)
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="--out .* cannot be made"):
+        command.tune(["--base", TINY, "--out", str(tmp_path / "file" / "out")], standalone_mode=False)
+
+
 def test_a_window_longer_than_the_base_is_refused():
     with pytest.raises(UsageError, match="context: 1025 is more than the 1024 positions"):
         bases.check_context(tiny(), 1025)
@@ -473,10 +539,12 @@ def test_a_target_that_matches_nothing_is_refused_with_what_there_is(targets, to
     ({"lr": {"full": 1e-4}}, "one for full and one for lora"),
     ({"lr": {"full": 1e-4, "lora": 1e-3, "lora-16": 1e-3}}, "'lora-16'"),
     ({"arms": ["qlora"]}, "unknown arm 'qlora'"), ({"book_path": "x.txt"}, "book_path go together"),
-    ({"seeds": 0}, "nothing would run"), ({"published_seeds": {"lorem": 1}, "slice_tokens": 300}, "two windows")])
+    ({"seeds": 0}, "nothing would run"),
+    ({"seeds": 0, "rank_seeds": 1, "ranks": {"lora": []}}, "ask for no run"),
+    ({"published_seeds": {"lorem": 1}, "slice_tokens": 300}, "two windows")])
 def test_parameters_that_cannot_work_are_refused_in_one_line(changed, told):
     with pytest.raises(UsageError, match=told) as error:
-        STUDY.parameters("quick", **changed)
+        STUDY.specs(STUDY.parameters("quick", **changed))
     assert "\n" not in str(error.value)
 
 
@@ -498,7 +566,7 @@ def test_the_archives_rates_are_those_that_its_grid_chose():
     assert len(chosen)
     for made in STUDY.specs(STUDY.parameters("full")):
         if made.stage == "final" and made.protocol == "fair" and made.steps:
-            assert made.lr == chosen[specs.label(made.model_dump())], specs.label(made.model_dump())
+            assert made.lr == chosen.get(specs.label(made.model_dump())), specs.label(made.model_dump())
 
 
 def made_up(**values):

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 
 from seqlib.errors import SeqlibError, UsageError, first_problem
-from seqlib.studies.gpt2 import bases, run
-from seqlib.studies.gpt2.specs import ARMS, FILE, LORA, SHAKESPEARE, TuneSpec
+from seqlib.studies.gpt2 import bases, check, run
+from seqlib.studies.gpt2.specs import ALPHA, ARMS, DROPOUT, FILE, LORA, RANK, SHAKESPEARE, TuneSpec
 
 
 @click.command()
@@ -26,21 +26,31 @@ from seqlib.studies.gpt2.specs import ARMS, FILE, LORA, SHAKESPEARE, TuneSpec
 @click.option("--batch", default=8, show_default=True, help="Windows a step, of all processes together.")
 @click.option("--context", default=128, show_default=True)
 @click.option("--lr", type=float, help="Learning rate; without it 3e-5 for full fine-tuning, 3e-4 for adapters.")
-@click.option("--rank", "r", default=8, show_default=True)
-@click.option("--alpha", default=16.0, show_default=True)
-@click.option("--dropout", default=0.05, show_default=True)
+@click.option("--rank", "r", type=int, help="Of an adapter; without it 8.")
+@click.option("--alpha", type=float, help="Of an adapter; without it 16.")
+@click.option("--dropout", type=float, help="Of an adapter; without it 0.05.")
 @click.option("--target", "targets", multiple=True, help="A layer to adapt; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
-def tune(out: Path, base: str, book_path: str, arm: str, r: int, alpha: float, dropout: float, targets: tuple[str, ...],
-         lr: float | None, **settings):
+def tune(out: Path, base: str, book_path: str, arm: str, lr: float | None, targets: tuple[str, ...], **settings):
     """Fine-tune, then write the weights and their losses to OUT."""
-    adapter = {"r": r, "alpha": alpha, "dropout": dropout, "targets": targets} if arm in LORA else {}
+    given = {name: settings.pop(name) for name in ("r", "alpha", "dropout")}
+    adapter = {name: value for name, value in given.items() if value is not None}
+    if arm not in LORA and (adapter or targets):
+        raise UsageError(f"--arm {arm} has no adapter; leave --rank, --alpha, --dropout and --target out")
+    if arm == "lora-all" and targets:
+        raise UsageError("--arm lora-all adapts all linear layers; leave --target out, or take --arm lora")
+    if arm in LORA:
+        adapter = {"r": RANK, "alpha": ALPHA, "dropout": DROPOUT, "targets": targets} | adapter
     try:
         spec = TuneSpec(arm=arm, base=base, text=FILE if book_path else SHAKESPEARE, book_path=book_path, stage="grid",
                         lr=lr if lr is not None else 3e-5 if arm == "full" else 3e-4, **adapter, **settings)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from None
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made ({error.strerror}); name a folder") from None
+    check.inputs(spec)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(),  # several processes on processors alone have to be told
                               mixed_precision="no")  # the losses of all arms and machines are to be comparable
     found = bases.locate(spec.base)

@@ -4,7 +4,7 @@ import torch
 from IPython.display import HTML, display
 
 from seqlib import show
-from seqlib.errors import UsageError
+from seqlib.errors import SeqlibError, UsageError, first_line
 from seqlib.studies.gpt2.specs import TuneSpec
 
 _loaded: dict = {}
@@ -12,7 +12,16 @@ _loaded: dict = {}
 
 def models(records) -> dict:
     """The base and the first seed's model of each arm, from the weights that a live run left; {} where there are none."""
+    from safetensors import SafetensorError
+
     from seqlib.studies.gpt2 import bases, run
+
+    def trained(spec):
+        try:
+            return run.trained_model(spec)
+        except (SafetensorError, ValueError, RuntimeError, OSError) as error:
+            raise SeqlibError(f"the weights of {spec.arm} in {run.weights_path(spec)} are damaged ({first_line(error)}); "
+                              "delete that folder and run all cells again") from error
 
     wanted: dict[str, TuneSpec] = {}
     for r in records:
@@ -27,7 +36,7 @@ def models(records) -> dict:
         one = next(iter(wanted.values()))
         base = bases.locate(one.base)
         _loaded.update(state=state, tokenizer=bases.tokenizer(base), models={"base": bases.model(base).eval()} | {
-            arm: run.trained_model(spec) for arm, spec in wanted.items()})
+            arm: trained(spec) for arm, spec in wanted.items()})
     return _loaded["models"]
 
 

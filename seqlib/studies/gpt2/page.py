@@ -42,8 +42,9 @@ def compared(records) -> pd.DataFrame:
 
 def live(records, params) -> list:
     """The live runs of the main pair, the notebook's own."""
-    own = {"stage": "final", "protocol": "fair", "batch": params.batch, "steps": params.steps, "text": params.text}
-    return [r for r in records if all(r.spec[k] == v for k, v in own.items())]
+    own = {"stage": "final", "protocol": "fair", "text": params.text}
+    return [r for r in records if all(r.spec[k] == v for k, v in own.items())
+            and (r.spec["arm"] == "frozen" or (r.spec["batch"], r.spec["steps"]) == (params.batch, params.steps))]
 
 
 def grid(records) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def chosen_rates(records) -> pd.Series:
 
 def told_rates(records) -> str:
     """Whether the final runs have the rates that validation text chose, and whether a choice lies at the grid's end."""
-    own = frame(records, protocol="fair")
+    own = frame(records, protocol="fair", text=get(NAME).parameters("full").text)
     used = own[own.label != "frozen"].groupby("label").lr.first() if len(own) else own
     return summaries.told_rates(grid(records), chosen_rates(records), used, "lowest validation loss",
                                 "Every arm and rank below has", GRID_SEED)
