@@ -573,7 +573,8 @@ def made_up(**values):
     """An archive of random figures for a plan: what the page says of it has to be sayable, whatever it is."""
     rng, records = np.random.default_rng(0), []
     for own in STUDY.specs(STUDY.parameters("full", **values)):
-        names = ["trainable", "total", "trainable_percent", "val_loss_nats", "val_perplexity", "forgetting_nats"]
+        names = ["trainable", "total", "trainable_percent", "val_loss_nats", "val_perplexity", "val_nats_per_character"]
+        names += ["forgetting_nats"]
         if own.stage == "final":
             names += ["test_loss_nats", "test_perplexity", "test_nats_per_character", "gain_nats"]
             names += ["saved_bytes"] if own.steps else []
@@ -614,6 +615,7 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
              page.samples(records).to_string()]
     for size in ("main", "small", "long", "filler"):
         summaries.show_table(page.results, page.fair(records, size), size)
+        summaries.show_table(page.units, page.fair(records, size), size)
         summaries.show_table(page.cost, page.fair(records, size), size)
     for one in (captions.show_arms, captions.show_ranks, captions.show_rates, captions.show_frontier,
                 captions.show_published):

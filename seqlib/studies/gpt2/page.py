@@ -88,10 +88,19 @@ def results(own: pd.DataFrame) -> pd.DataFrame:
     for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
         rows.append({"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
                "test loss, nats": interval(runs.test_loss_nats, 3),
-               "gain, nats": interval(runs.gain_nats, 3), "perplexity": runs.test_perplexity.mean(),
-               "nats / character": runs.test_nats_per_character.mean(),
-               "perplexity / character": np.exp(runs.test_nats_per_character).mean(),
-               "forgets, nats": interval(runs.forgetting_nats, 3)})
+               "gain, nats": interval(runs.gain_nats, 3), "forgets, nats": interval(runs.forgetting_nats, 3)})
+    return pd.DataFrame(rows)
+
+
+def units(own: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of each arm's losses and perplexities, by token and by character, lowest test loss first."""
+    rows = []
+    for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
+        for part in ("validation", "test"):
+            short = "val" if part == "validation" else part
+            token, character = runs[f"{short}_loss_nats"], runs[f"{short}_nats_per_character"]
+            rows.append({"arm": name, "text": part, "nats / token": token.mean(), "perplexity / token": np.exp(token).mean(),
+                         "nats / character": character.mean(), "perplexity / character": np.exp(character).mean()})
     return pd.DataFrame(rows)
 
 
