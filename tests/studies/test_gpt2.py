@@ -541,6 +541,9 @@ def test_a_target_that_matches_nothing_is_refused_with_what_there_is(targets, to
     ({"arms": ["qlora"]}, "unknown arm 'qlora'"), ({"book_path": "x.txt"}, "book_path go together"),
     ({"seeds": 0}, "nothing would run"),
     ({"seeds": 0, "rank_seeds": 1, "ranks": {"lora": []}}, "ask for no run"),
+    ({"alpha": float("inf")}, "alpha is inf"), ({"base": "~nobody-of-that-name/x"}, "cannot be read"),
+    ({"base": "b" * 5000}, "cannot be read"),
+    ({"published_seeds": {"lorem": 1}, "slice_tokens": 10**10}, "steps: Input should be less than or equal to 1000000"),
     ({"published_seeds": {"lorem": 1}, "slice_tokens": 300}, "two windows")])
 def test_parameters_that_cannot_work_are_refused_in_one_line(changed, told):
     with pytest.raises(UsageError, match=told) as error:

@@ -1,10 +1,13 @@
 """The GPT-2 study: LoRA against full fine-tuning of a causal language model."""
 
+import math
 from functools import partial
+
+from pydantic import ValidationError
 
 from seqlib import data as sources
 from seqlib import plays
-from seqlib.errors import UsageError
+from seqlib.errors import UsageError, first_line, first_problem
 from seqlib.record import Record
 from seqlib.studies.gpt2.specs import ARMS, MODULES, TuneParams, TuneSpec, specs_of
 from seqlib.study import Study
@@ -25,8 +28,16 @@ def tune(specs: list[TuneSpec]) -> list[Record]:
 
 
 def planned(params: TuneParams) -> list[TuneSpec]:
-    """Raises UsageError where the parameters ask for nothing."""
-    specs = specs_of(params)
+    """Raises UsageError where the parameters ask for nothing, or for what no run can be."""
+    if not math.isfinite(params.alpha):
+        raise UsageError(f"alpha is {params.alpha}; name a number")
+    try:
+        specs = specs_of(params)
+    except ValidationError as error:
+        raise UsageError(first_problem(error)) from None
+    except (OSError, RuntimeError) as error:  # of looking at a base or a book: no such user, a name too long, a dead link
+        raise UsageError(f"base {params.base[:80]!r} or book_path {params.book_path[:80]!r} cannot be read "
+                         f"({first_line(error)[:120]}); name a folder or a file that can") from error
     if not specs:
         raise UsageError("the seeds and ranks ask for no run at all; raise seeds, or name a rank")
     return specs

@@ -27,7 +27,7 @@ from seqlib.studies.gpt2.specs import ALPHA, ARMS, DROPOUT, FILE, LORA, RANK, SH
 @click.option("--context", default=128, show_default=True)
 @click.option("--lr", type=float, help="Learning rate; without it 3e-5 for full fine-tuning, 3e-4 for adapters.")
 @click.option("--rank", "r", type=int, help="Of an adapter; without it 8.")
-@click.option("--alpha", type=float, help="Of an adapter; without it 16.")
+@click.option("--alpha", type=float, help="Of an adapter, whatever its rank; without it 16.")
 @click.option("--dropout", type=float, help="Of an adapter; without it 0.05.")
 @click.option("--target", "targets", multiple=True, help="A layer to adapt; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
@@ -46,11 +46,11 @@ def tune(out: Path, base: str, book_path: str, arm: str, lr: float | None, targe
                         lr=lr if lr is not None else 3e-5 if arm == "full" else 3e-4, **adapter, **settings)
     except ValidationError as error:
         raise UsageError(first_problem(error)) from None
+    check.inputs(spec)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made ({error.strerror}); name a folder") from None
-    check.inputs(spec)
     accelerator = Accelerator(cpu=not torch.cuda.is_available(),  # several processes on processors alone have to be told
                               mixed_precision="no")  # the losses of all arms and machines are to be comparable
     found = bases.locate(spec.base)

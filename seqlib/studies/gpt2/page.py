@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from seqlib import claims, smollm, summaries
-from seqlib.studies.gpt2.specs import GRID_SEED, LOREM, RANK, TEXTS, TINY, label
+from seqlib.studies.gpt2.specs import ARMS, GRID_SEED, LOREM, RANK, TEXTS, TINY, label
 from seqlib.study import get
 from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
@@ -78,8 +78,11 @@ def describe_data(specs) -> str:
 
 def describe_archive(records) -> str:
     bases = sorted({r.spec["base"] for r in records})
+    own = compared(records)
+    absent = [arm for arm in ARMS if arm not in set(own.get("arm", ()))]
     return f"Archived runs: base {', '.join(bases)}" + (
-        ", **the stand-in for GPT-2**: no loss of ours is the document's." if smollm.BASE in bases else ".")
+        ", **the stand-in for GPT-2**: no loss of ours is the document's." if smollm.BASE in bases else ".") + (
+        f" **Not in the archive yet: {', '.join(absent)}.**" if absent else "")
 
 
 def results(own: pd.DataFrame) -> pd.DataFrame:
@@ -221,8 +224,19 @@ def meaning(records) -> str:
         f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired('G04')}.",
         f"- **Text.** {filler(records)}",
         f"- **Savings.** G05 is {v['G05'].verdict}. {savings(records)}",
-        f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}.",
+        f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}. "
+        f"{forgotten(records)}",
     ])
+
+
+def forgotten(records) -> str:
+    """What the trade-off leaves out."""
+    own = compared(records)
+    if own.empty:
+        return NOT_YET
+    means = own[own.label.isin(("full", "lora"))].groupby("label")[["gain_nats", "forgetting_nats"]].mean()
+    told = "; ".join(f"{arm} gains {gain:.3f} and forgets {lost:.3f}" for arm, gain, lost in means.itertuples())
+    return f"It does not weigh what is forgotten of other text. In nats: {told}."
 
 
 def savings(records) -> str:
