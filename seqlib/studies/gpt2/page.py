@@ -164,14 +164,19 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     means = own.groupby("label").test_loss_nats.mean() if len(own) else {}
     figures = ", ".join(f"{name} {means[name]:.3f}" for name in ("full", "lora", "frozen") if name in means)
     told = f" Loss on text held out: {figures}." if figures else ""
-    return f"Full fine-tuning over LoRA: {verdicts['G04'].verdict}.{told}"
+    return f"Full fine-tuning over LoRA: {verdicts['G04'].verdict} as published{repaired(verdicts['G04'])}.{told}"
 
 
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
     v = own_verdicts(NAME)
-    return (f"**Full fine-tuning has the lower perplexity: {v['G04'].verdict}. LoRA saves parameters, memory, storage and "
+    return (f"**Full fine-tuning has the lower perplexity: {v['G04'].verdict} as published{repaired(v['G04'])}. LoRA saves parameters, memory, storage and "
             f"time: {v['G05'].verdict}. The trade-off favours it: {v['G06'].verdict}.** {fair_pair(records)}")
+
+
+def repaired(claim: claims.Verdict) -> str:
+    """What a claim's repairs find."""
+    return "".join(f"; {what}: {told['verdict']}" for what, told in claim.repairs.items() if told["verdict"] != "not run")
 
 
 def fair_pair(records) -> str:
@@ -215,13 +220,10 @@ def meaning(records) -> str:
     def effect(name):
         return f" ({first_effect(v[name])} in perplexity)" if v[name].ci else ""
 
-    def repaired(name):
-        return "".join(f"; {what}: {told['verdict']}" for what, told in v[name].repairs.items())
-
     return "\n".join([
         f"- **Counts.** G01 is {v['G01'].verdict}: {v['G01'].reason}.",
         f"- **Perplexities.** G02 is {v['G02'].verdict}, G03 {v['G03'].verdict} ({v['G02'].reason}).",
-        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired('G04')}.",
+        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired(v['G04'])}.",
         f"- **Text.** {filler(records)}",
         f"- **Savings.** G05 is {v['G05'].verdict}. {savings(records)}",
         f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}. "
