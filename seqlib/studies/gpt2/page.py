@@ -170,8 +170,9 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
 def answer(records) -> str:
     """The page's first lines: the answer, and how sure."""
     v = own_verdicts(NAME)
-    return (f"**Full fine-tuning has the lower perplexity: {v['G04'].verdict} as published{repaired(v['G04'])}. LoRA saves parameters, memory, storage and "
-            f"time: {v['G05'].verdict}. The trade-off favours it: {v['G06'].verdict}.** {fair_pair(records)}")
+    return (f"**Full fine-tuning has the lower perplexity: {v['G04'].verdict} as published{repaired(v['G04'])}. LoRA saves "
+            f"parameters, memory, storage and time: {v['G05'].verdict}. The trade-off favours it: {v['G06'].verdict}.** "
+            f"{fair_pair(records)}")
 
 
 def repaired(claim: claims.Verdict) -> str:
