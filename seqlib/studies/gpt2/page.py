@@ -181,14 +181,14 @@ def repaired(claim: claims.Verdict) -> str:
 
 
 def fair_pair(records) -> str:
-    """Both arms and the base on held-out text, in a sentence."""
+    """The arms of the claims and the base on held-out text, in a sentence."""
     own = compared(records)
     if own.empty:
         return NOT_YET
-    means = {name: own[own.label == name] for name in ("full", "lora", "frozen") if name in set(own.label)}
+    means = {name: own[own.label == name] for name in ("full", "lora", "lora-all", "frozen") if name in set(own.label)}
     told = "; ".join(f"{name} {interval(runs.test_loss_nats, 3)}" for name, runs in means.items())
     seen = int(own.steps.max() * own.batch.max() * own.context.max())
-    forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in ("full", "lora") if name in means)
+    forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in means if name != "frozen")
     return (f"On text held out, nats a token, after the same {seen:,} tokens: {told}. What each forgets of other text, nats: "
             f"{forgot}.")
 
