@@ -85,10 +85,15 @@ def describe_archive(records) -> str:
         f" **Not in the archive yet: {', '.join(absent)}.**" if absent else "")
 
 
+def by_loss(own: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Each arm or rank with its runs, lowest test loss first."""
+    return sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean())
+
+
 def results(own: pd.DataFrame) -> pd.DataFrame:
     """One row an arm or rank, lowest test loss first."""
     rows = []
-    for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
+    for name, runs in by_loss(own):
         rows.append({"arm": name, "seeds": len(runs), "rate": runs.lr.iloc[0] or "",
                "test loss, nats": interval(runs.test_loss_nats, 3),
                "gain, nats": interval(runs.gain_nats, 3), "forgets, nats": interval(runs.forgetting_nats, 3)})
@@ -98,11 +103,10 @@ def results(own: pd.DataFrame) -> pd.DataFrame:
 def units(own: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of each arm's losses and perplexities, by token and by character, lowest test loss first."""
     rows = []
-    for name, runs in sorted(own.groupby("label"), key=lambda item: item[1].test_loss_nats.mean()):
-        for part in ("validation", "test"):
-            short = "val" if part == "validation" else part
-            token, character = runs[f"{short}_loss_nats"], runs[f"{short}_nats_per_character"]
-            rows.append({"arm": name, "text": part, "nats / token": token.mean(), "perplexity / token": np.exp(token).mean(),
+    for name, runs in by_loss(own):
+        for text, part in (("validation", "val"), ("test", "test")):
+            token, character = runs[f"{part}_loss_nats"], runs[f"{part}_nats_per_character"]
+            rows.append({"arm": name, "text": text, "nats / token": token.mean(), "perplexity / token": np.exp(token).mean(),
                          "nats / character": character.mean(), "perplexity / character": np.exp(character).mean()})
     return pd.DataFrame(rows)
 
