@@ -10,6 +10,7 @@ from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
 NAME = "gpt2"
 PROMPTED = ("frozen", "lora", "full")
+CLAIMED = ("full", "lora", "lora-all", "frozen")  # what the claims and their repairs compare, and the base
 MB = 2**20
 
 
@@ -166,7 +167,7 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     """The answer in one line, for the front page."""
     own = compared(records)
     means = own.groupby("label").test_loss_nats.mean() if len(own) else {}
-    figures = ", ".join(f"{name} {means[name]:.3f}" for name in ("full", "lora", "frozen") if name in means)
+    figures = ", ".join(f"{name} {means[name]:.3f}" for name in CLAIMED if name in means)
     told = f" Loss on text held out: {figures}." if figures else ""
     return f"Full fine-tuning over LoRA: {verdicts['G04'].verdict} as published{repaired(verdicts['G04'])}.{told}"
 
@@ -189,7 +190,7 @@ def fair_pair(records) -> str:
     own = compared(records)
     if own.empty:
         return NOT_YET
-    means = {name: own[own.label == name] for name in ("full", "lora", "lora-all", "frozen") if name in set(own.label)}
+    means = {name: own[own.label == name] for name in CLAIMED if name in set(own.label)}
     told = "; ".join(f"{name} {interval(runs.test_loss_nats, 3)}" for name, runs in means.items())
     seen = int(own.steps.max() * own.batch.max() * own.context.max())
     forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in means if name != "frozen")
