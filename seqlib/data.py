@@ -46,6 +46,7 @@ GPT2_SHA256 = "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
 BASE_SHA256 = "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd"
 DESCRIPTIONS, DESCRIPTIONS_SHA256 = "sklearn-descriptions", "221be4e7012c670d2435c9232d636e392cb2453b2425dc19abc6a12b333392f8"
 BY_TRANSFORMERS = f"{ANEW}; where that does not help, install the transformers of constraints.txt, which makes it"
+ORIGINAL = "put the original there, or unset SEQLIB_DATA"
 WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
 
 
@@ -111,8 +112,12 @@ def _gguf() -> Iterator[Path]:
 
 
 def gpt2() -> Located:
-    """GPT-2's 124M weights from the hub, at the commit whose hash is known; tokenizer and configuration lie beside them."""
-    path = cache() / smollm.GPT2 / "model.safetensors"
+    """GPT-2's 124M weights from SEQLIB_DATA or the hub, at the commit whose hash is known; tokenizer and configuration lie
+    beside them."""
+    name = f"{smollm.GPT2}/model.safetensors"
+    if own := given(name):
+        return checked(own, GPT2_SHA256, smollm.GPT2, "SEQLIB_DATA", ORIGINAL)
+    path = cache() / name
     if not path.exists():
         absent(smollm.GPT2)
         need_hub(smollm.GPT2, smollm.BASE)
@@ -136,7 +141,7 @@ def ernie_medium() -> Located:
     known beforehand: that of the first download is kept and checked from then on."""
     name = f"{headlines.ERNIE}/model.safetensors"
     if own := given(name):
-        return checked(own, None, headlines.ERNIE, "SEQLIB_DATA", "put the original there, or unset SEQLIB_DATA")
+        return checked(own, None, headlines.ERNIE, "SEQLIB_DATA", ORIGINAL)
     path = cache() / name
     known = path.with_name("model.sha256")
     if not (path.exists() and known.exists()):

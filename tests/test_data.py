@@ -20,6 +20,16 @@ def test_listing_fetches_nothing_and_says_how_to(monkeypatch, tmp_path):
     sources.absent("airline")  # and from then on anything may be fetched again
 
 
+def test_bases_given_in_a_folder_are_taken_from_there_and_checked(monkeypatch, tmp_path):
+    monkeypatch.setenv("SEQLIB_DATA", str(tmp_path))
+    for name in ("gpt2", "ernie-3.0-medium-zh"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"not the original")
+    assert data.locate("ernie-3.0-medium-zh").source == "SEQLIB_DATA"  # its hash is not known beforehand
+    with pytest.raises(data.WrongFile, match=f"gpt2: {tmp_path}/gpt2/model.safetensors has sha256 .* put the original there"):
+        data.locate("gpt2")
+
+
 def test_the_first_that_can_be_had_is_taken_and_a_wrong_file_is_never_passed_over(monkeypatch):
     def absent():
         raise SeqlibError("nowhere")

@@ -1,7 +1,9 @@
 """The GPT-2 study: LoRA against full fine-tuning of a causal language model."""
 
 import math
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -27,17 +29,26 @@ def tune(specs: list[TuneSpec]) -> list[Record]:
     return [run.run(spec) for spec in specs]
 
 
-def planned(params: TuneParams) -> list[TuneSpec]:
-    """Raises UsageError where the parameters ask for nothing, or for what no run can be."""
-    if not math.isfinite(params.alpha):
-        raise UsageError(f"alpha is {params.alpha}; name a number")
+@contextmanager
+def sensible(base: str, book_path: str, alpha: float):
+    """Plan runs in here: raises UsageError where they cannot be, or a base or a book cannot be looked at."""
+    if not math.isfinite(alpha):
+        raise UsageError(f"alpha is {alpha}; name a number")
     try:
-        specs = specs_of(params)
+        for path in (base, book_path):
+            Path(path).expanduser().exists()
+        yield
     except ValidationError as error:
         raise UsageError(first_problem(error)) from None
-    except (OSError, RuntimeError) as error:  # of looking at a base or a book: no such user, a name too long, a dead link
-        raise UsageError(f"base {params.base[:80]!r} or book_path {params.book_path[:80]!r} cannot be read "
-                         f"({first_line(error)[:120]}); name a folder or a file that can") from error
+    except (OSError, RuntimeError) as error:  # no such user, a name too long, a dead link
+        raise UsageError(f"base {base[:80]!r} or book_path {book_path[:80]!r} cannot be read ({first_line(error)[:120]}); "
+                         "name a folder or a file that can") from error
+
+
+def planned(params: TuneParams) -> list[TuneSpec]:
+    """Raises UsageError where the parameters ask for nothing, or for what no run can be."""
+    with sensible(params.base, params.book_path, params.alpha):
+        specs = specs_of(params)
     if not specs:
         raise UsageError("the seeds and ranks ask for no run at all; raise seeds, or name a rank")
     return specs

@@ -10,17 +10,16 @@ from pathlib import Path
 import click
 import torch
 from accelerate import Accelerator
-from pydantic import ValidationError
 
-from seqlib.errors import SeqlibError, UsageError, first_problem
-from seqlib.studies.gpt2 import bases, check, run
+from seqlib.errors import SeqlibError, UsageError
+from seqlib.studies.gpt2 import bases, check, run, sensible
 from seqlib.studies.gpt2.specs import ALPHA, ARMS, DROPOUT, FILE, LORA, RANK, SHAKESPEARE, TuneSpec
 
 
 @click.command()
 @click.option("--base", required=True, help="gpt2, smollm2-135m, a folder with a saved model, or a name on the hub.")
 @click.option("--arm", type=click.Choice(ARMS[:-1]), default="lora", show_default=True)
-@click.option("--book", "book_path", default="", help="A UTF-8 text file; without it, Shakespeare's plays.")
+@click.option("--book", "book_path", help="A UTF-8 text file; without it, Shakespeare's plays.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for adapter or model.")
 @click.option("--steps", default=60, show_default=True)
 @click.option("--batch", default=8, show_default=True, help="Windows a step, of all processes together.")
@@ -31,7 +30,7 @@ from seqlib.studies.gpt2.specs import ALPHA, ARMS, DROPOUT, FILE, LORA, RANK, SH
 @click.option("--dropout", type=float, help="Of an adapter; without it 0.05.")
 @click.option("--target", "targets", multiple=True, help="A layer to adapt; may be repeated.")
 @click.option("--seed", default=0, show_default=True)
-def tune(out: Path, base: str, book_path: str, arm: str, lr: float | None, targets: tuple[str, ...], **settings):
+def tune(out: Path, base: str, book_path: str | None, arm: str, lr: float | None, targets: tuple[str, ...], **settings):
     """Fine-tune, then write the weights and their losses to OUT."""
     given = {name: settings.pop(name) for name in ("r", "alpha", "dropout")}
     adapter = {name: value for name, value in given.items() if value is not None}
@@ -41,11 +40,9 @@ def tune(out: Path, base: str, book_path: str, arm: str, lr: float | None, targe
         raise UsageError("--arm lora-all adapts all linear layers; leave --target out, or take --arm lora")
     if arm in LORA:
         adapter = {"r": RANK, "alpha": ALPHA, "dropout": DROPOUT, "targets": targets} | adapter
-    try:
-        spec = TuneSpec(arm=arm, base=base, text=FILE if book_path else SHAKESPEARE, book_path=book_path, stage="grid",
-                        lr=lr if lr is not None else 3e-5 if arm == "full" else 3e-4, **adapter, **settings)
-    except ValidationError as error:
-        raise UsageError(first_problem(error)) from None
+    with sensible(base, book_path or "", adapter.get("alpha", ALPHA)):
+        spec = TuneSpec(arm=arm, base=base, text=SHAKESPEARE if book_path is None else FILE, book_path=book_path or "",
+                        stage="grid", lr=lr if lr is not None else 3e-5 if arm == "full" else 3e-4, **adapter, **settings)
     check.inputs(spec)
     try:
         out.mkdir(parents=True, exist_ok=True)

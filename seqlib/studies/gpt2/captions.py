@@ -4,7 +4,7 @@ import pandas as pd
 
 from seqlib import show
 from seqlib.studies.gpt2 import figures
-from seqlib.studies.gpt2.page import chosen_rates, fair, grid
+from seqlib.studies.gpt2.page import chosen_rates, fair, frame, grid
 from seqlib.studies.gpt2.specs import RANK, label
 from seqlib.summaries import NOT_YET, dot_panels
 
@@ -25,14 +25,14 @@ def show_training(records, name: str, smooth: int = 1) -> None:
         show.say(NOT_YET)
         return
     told = []
-    for text, own in texts.items():
+    for text, own in frame([r for r in records if r.spec["steps"]]).groupby("text"):  # single batches are too noisy to tell
         for arm, runs in own.groupby("label"):
-            ends = runs[runs.x == runs.x.max()].value.mean(), runs[runs.x == runs.x.min()].value.mean()
-            told.append(f"{text}, {arm}: {ends[1]:.2f} to {ends[0]:.2f} over {runs.x.max()} steps")
+            told.append(f"{text}, {arm} {runs.test_loss_nats_before.mean():.2f} to {runs.test_loss_nats.mean():.2f} "
+                        f"over {runs.steps.iloc[0]} steps")
     show.figure(lambda: figures.lines(texts, "steps", "training loss, nats"), name=f"gpt2-training-{name}",
                 data=pd.concat([own.assign(text=text) for text, own in texts.items()]),
                 alt="Training loss by step, a line an arm.",
-                caption=f"Training loss, nats a token: {'; '.join(told)}." + (
+                caption=f"Training loss, nats a token. On text held out the loss goes from {'; '.join(told)}." + (
                     f" Means of {smooth} steps." if smooth > 1 else "") + (
                     " Band: range of the seeds." if any(own.seed.nunique() > 1 for own in texts.values()) else ""))
 

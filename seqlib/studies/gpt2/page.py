@@ -10,7 +10,7 @@ from seqlib.summaries import NOT_YET, first_effect, interval, own_verdicts
 
 NAME = "gpt2"
 PROMPTED = ("frozen", "lora", "full")
-CLAIMED = ("full", "lora", "lora-all", "frozen")  # what the claims and their repairs compare, and the base
+COMPARED = ("full", "lora", "lora-all", "frozen")  # what the first lines tell of
 MB = 2**20
 
 
@@ -116,8 +116,10 @@ def cost(own: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, runs in sorted(own[own.label != "frozen"].groupby("label"), key=lambda item: item[1].step_seconds.median()):
         rows.append({"arm": name, "runs": len(runs), "trainable": f"{runs.trainable.iloc[0]:,.0f}",
-                     "s / step": runs.step_seconds.median(), "tokens / s": runs.tokens_per_second.median(),
-                     "peak memory, MB": runs.peak_memory_mb.median(), "saved, MB": runs.saved_bytes.median() / MB})
+                     "of all": f"{runs.trainable_percent.iloc[0]:.4f}%", "s": runs.seconds.median(),
+                     "s / step": runs.step_seconds.median(), "processor s / step": runs.step_cpu_seconds.median(),
+                     "tokens / s": runs.tokens_per_second.median(), "peak memory, MB": runs.peak_memory_mb.median(),
+                     "saved, MB": runs.saved_bytes.median() / MB})
     return pd.DataFrame(rows)
 
 
@@ -137,7 +139,7 @@ def filler(records) -> str:
     """What filler text and overlapping windows do to the perplexity, by arm, in a sentence each."""
     told = []
     for what, own, metric in (("filler text, windows that do not overlap", fair(records, "filler"), "test_perplexity"),
-                              ("plays, the same", compared(records), "test_perplexity"),
+                              ("plays, the same", fair(records, "long"), "test_perplexity"),
                               *((f"{text} as published, on its own validation", frame(records, protocol="published", text=text),
                                  "val_perplexity") for text in TEXTS)):
         means = own[own.label != "frozen"].groupby("label")[metric].mean() if len(own) else {}
@@ -167,7 +169,7 @@ def headline(records, verdicts: dict[str, claims.Verdict]) -> str:
     """The answer in one line, for the front page."""
     own = compared(records)
     means = own.groupby("label").test_loss_nats.mean() if len(own) else {}
-    figures = ", ".join(f"{name} {means[name]:.3f}" for name in CLAIMED if name in means)
+    figures = ", ".join(f"{name} {means[name]:.3f}" for name in COMPARED if name in means)
     told = f" Loss on text held out: {figures}." if figures else ""
     return f"Full fine-tuning over LoRA: {verdicts['G04'].verdict} as published{repaired(verdicts['G04'])}.{told}"
 
@@ -177,7 +179,7 @@ def answer(records) -> str:
     v = own_verdicts(NAME)
     return (f"**Full fine-tuning has the lower perplexity: {v['G04'].verdict} as published{repaired(v['G04'])}. LoRA saves "
             f"parameters, memory, storage and time: {v['G05'].verdict}. The trade-off favours it: {v['G06'].verdict}.** "
-            f"{fair_pair(records)}")
+            f"{gain_shares(records)} {fair_pair(records)}")
 
 
 def repaired(claim: claims.Verdict) -> str:
@@ -186,11 +188,11 @@ def repaired(claim: claims.Verdict) -> str:
 
 
 def fair_pair(records) -> str:
-    """The arms of the claims and the base on held-out text, in a sentence."""
+    """The main arms and the base on held-out text, in a sentence."""
     own = compared(records)
     if own.empty:
         return NOT_YET
-    means = {name: own[own.label == name] for name in CLAIMED if name in set(own.label)}
+    means = {name: own[own.label == name] for name in COMPARED if name in set(own.label)}
     told = "; ".join(f"{name} {interval(runs.test_loss_nats, 3)}" for name, runs in means.items())
     seen = int(own.steps.max() * own.batch.max() * own.context.max())
     forgot = "; ".join(f"{name} {interval(means[name].forgetting_nats, 3)}" for name in means if name != "frozen")
@@ -199,7 +201,8 @@ def fair_pair(records) -> str:
 
 
 def paired(records) -> str:
-    """What each arm and rank loses against LoRA on text held out, seed by seed, and full fine-tuning over that text."""
+    """What each arm and rank loses against LoRA on text held out, seed by seed, and full fine-tuning against the adapters over
+    that text."""
     own = compared(records)
     labels = [name for name in own.label.unique() if name not in ("lora", "frozen")] if len(own) else []
     apart = {name: summaries.more(own, "test_loss_nats", name, "lora") for name in labels}
@@ -209,14 +212,17 @@ def paired(records) -> str:
 
 
 def over_text(records) -> str:
-    """The main arms' difference with an interval over the windows of the test text, of means over seeds."""
-    own = compared(records)
-    if not {"full", "lora"} <= set(own.get("label", ())):
-        return ""
+    """Full fine-tuning against LoRA on attention and on all linear layers, over the seeds and, of means over these, over the
+    windows of the test text."""
+    own, told = compared(records), []
     by = {r.key: r.curves["test_window_nats"] for r in records if r.spec["stage"] == "final"}
-    full, lora = (np.mean([by[key] for key in own[own.label == name].key], 0) for name in ("full", "lora"))
-    apart = full - lora
-    return f"Over the {len(apart)} windows of that text instead of the seeds, full {interval(apart, 4)}."
+    names = [name for name in ("lora", "lora-all") if {"full", name} <= set(own.get("label", ()))]
+    for name in names:
+        seeds = summaries.more(own, "test_loss_nats", "full", name)
+        full, other = (np.mean([by[key] for key in own[own.label == arm].key], 0) for arm in ("full", name))
+        over = interval(full - other, 4)
+        told.append(f"less {name} {interval(seeds, 4)} over the seeds, {over} over its {len(full)} windows")
+    return f"Full fine-tuning on text held out, nats: {'; '.join(told)}." if told else ""
 
 
 def meaning(records) -> str:
@@ -229,7 +235,8 @@ def meaning(records) -> str:
     return "\n".join([
         f"- **Counts.** G01 is {v['G01'].verdict}: {v['G01'].reason}.",
         f"- **Perplexities.** G02 is {v['G02'].verdict}, G03 {v['G03'].verdict} ({v['G02'].reason}).",
-        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired(v['G04'])}.",
+        f"- **Order.** G04 is {v['G04'].verdict} as published{effect('G04')}{repaired(v['G04'])}. "
+        f"{over_text(records)}",
         f"- **Text.** {filler(records)}",
         f"- **Savings.** G05 is {v['G05'].verdict}. {savings(records)}",
         f"- **Trade-off.** G06 is {v['G06'].verdict}{': ' + v['G06'].reason if v['G06'].reason else ''}. "
@@ -244,7 +251,18 @@ def forgotten(records) -> str:
         return NOT_YET
     means = own[own.label.isin(("full", "lora"))].groupby("label")[["gain_nats", "forgetting_nats"]].mean()
     told = "; ".join(f"{arm} gains {gain:.3f} and forgets {lost:.3f}" for arm, gain, lost in means.itertuples())
-    return f"It does not weigh what is forgotten of other text. In nats: {told}."
+    return (f"It does not weigh what is forgotten of other text. In nats: {told}. {gain_shares(records)} G06 asks "
+            "for 90% at the small batch.")
+
+
+def gain_shares(records) -> str:
+    """LoRA's gain as a share of that of full fine-tuning, by the size of the batch, in a sentence."""
+    told = []
+    for own in (fair(records, "small"), fair(records, "main")):
+        lora, full = (own[own.label == name].set_index("seed").gain_nats for name in ("lora", "full")) if len(own) else ([], [])
+        if len(lora) and len(full):
+            told.append(f"{interval(100 * lora.div(full).dropna())} percent at batches of {own.batch.max()} windows")
+    return f"Of the gain of full fine-tuning LoRA has {', '.join(told)}." if told else NOT_YET
 
 
 def savings(records) -> str:
@@ -256,4 +274,5 @@ def savings(records) -> str:
     both = own[own.label.isin(("full", "lora"))].groupby("label")[figures].median()
     share = both.loc["lora"] / both.loc["full"]
     return (f"LoRA has {share.trainable:.2%} of the trainable parameters, {share.saved_bytes:.2%} of the saved bytes, "
-            f"{share.peak_memory_mb:.0%} of the peak memory and {share.step_cpu_seconds:.0%} of a step's processor time.")
+            f"{share.peak_memory_mb:.0%} of the peak memory and {share.step_cpu_seconds:.0%} of a step's processor time, at "
+            f"batches of {own.batch.max()} windows.")
