@@ -179,6 +179,14 @@ def test_lorem_is_the_same_everywhere_and_repeats_its_paragraphs():
     assert "Lorem ipsum dolor sit amet" in text
 
 
+def test_what_repeats_in_a_text_is_told():
+    fresh = " ".join(map(str, range(1000)))
+    assert page.repeated(fresh) == 0 and page.repeated(f"{fresh} {fresh}") == 1
+    again = " ".join(map(str, range(950, 1056)))  # of 1,106 words the first 995 are looked in: 950 to 994, in 34 runs of 12,
+    assert page.repeated(f"{fresh} {again}") == pytest.approx(34 / 100)  # out of the 100 runs behind them
+    assert page.repeated(books.lorem()) > 0.9
+
+
 def test_held_out_plays_are_in_no_other_part(monkeypatch, tmp_path):
     path = tmp_path / "plays.txt"
     path.write_text("\f".join(f"play {i}: " + chr(97 + i % 26) * 40 for i in range(20)))
