@@ -45,7 +45,8 @@ def show_rates(records) -> None:
     best = chosen_rates(records)
     lowest = "; ".join(f"{name} {rate:g}" for name, rate in best.items())
     show.figure(lambda: figures.rates(told), name="gpt2-rates", data=told,
-                alt="Validation loss by learning rate, a line an arm.", caption=f"Rates of lowest validation loss: {lowest}.")
+                alt="Validation loss by learning rate, a line an arm.",
+                caption=f"Rates of lowest validation loss: {lowest}. Losses above those of all lowest rates are cut off.")
 
 
 def show_frontier(records) -> None:
@@ -58,7 +59,8 @@ def show_frontier(records) -> None:
     ends = "; ".join(f"{row.label} {row.value:.3f} and {row.forgotten:+.3f}" for row in best.itertuples())
     show.figure(lambda: figures.frontier(told), name="gpt2-frontier", data=told,
                 alt="Loss forgotten on other text against validation loss, a line an arm, a dot a rate.",
-                caption=f"Validation loss and what is forgotten, nats, at each one's rate of lowest loss: {ends}. Dots: rates.")
+                caption=f"Validation loss and what is forgotten, nats, at each one's rate of lowest loss: {ends}. "
+                        f"Dots: rates; those that end more than {figures.NEAR} nats above the lowest are cut off.")
 
 
 def show_arms(records) -> None:

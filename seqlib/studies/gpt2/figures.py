@@ -5,10 +5,12 @@ import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from seqlib.studies.gpt2.specs import RANK
 from seqlib.summaries import log_ticks
 
 _PALETTE = sns.color_palette("colorblind")
 FAMILY = {"full": 3, "lora": 0, "lora-all": 2, "rslora": 1, "dora": 4, "frozen": 7}
+NEAR = 0.15  # nats
 
 
 def colour(label: str):
@@ -34,37 +36,52 @@ def lines(panels: dict[str, pd.DataFrame], xlabel: str, ylabel: str, log: bool =
     return figure
 
 
+def shades(data: pd.DataFrame) -> dict[str, tuple]:
+    """A colour a label, in the order of legends: an arm in its own, lower ranks of LoRA lighter and higher ones darker."""
+    rank = {label: int(label.partition("-r")[2] or RANK) for label in data.label.unique()}
+    order = sorted(rank, key=lambda label: (list(FAMILY).index(label.partition("-r")[0]), rank[label]))
+    found = {label: colour(label) for label in order}
+    for palette, ranks in ((sns.light_palette, [x for x in order if x.startswith("lora-r") and rank[x] < RANK]),
+                           (sns.dark_palette, [x for x in reversed(order) if x.startswith("lora-r") and rank[x] > RANK])):
+        found |= dict(zip(ranks, palette(_PALETTE[FAMILY["lora"]], len(ranks) + 2)[1:]))
+    return found
+
+
 def frontier(data: pd.DataFrame) -> Figure:
-    """What is forgotten against the validation loss, a line a label along its rates; runs that end no better than the worst
-    start of a line are cut off."""
+    """What is forgotten against the validation loss, a line a label along its rates, up to NEAR above the lowest loss."""
     figure, ax = plt.subplots(figsize=(9, 3.8))
-    labels = list(data.label.unique())
-    shades = sns.color_palette("viridis", len(labels))
-    for name, shade in zip(labels, shades):
+    for name, shade in shades(data).items():
         own = data[data.label == name].sort_values("lr")
-        ax.plot(own.value, own.forgotten, marker="o", ms=4, lw=1.2, label=name,
-                color=colour(name) if name in FAMILY else shade)
-    first = data.loc[data.groupby("label").lr.idxmin()]
+        ax.plot(own.value, own.forgotten, marker="o", ms=4, lw=1.2, label=name, color=shade)
+    inside = data[data.value <= data.value.min() + NEAR]
     ax.set(xlabel="validation loss, nats", ylabel="forgotten, nats")
-    ax.set_xlim(right=first.value.max() + 0.05)
-    ax.set_ylim(top=data[data.value <= first.value.max() + 0.05].forgotten.max() * 1.1)
-    ax.legend(fontsize=7, ncols=2)
+    frame_of(ax.set_xlim, inside.value)
+    frame_of(ax.set_ylim, inside.forgotten)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.tight_layout()
     return figure
 
 
 def rates(data: pd.DataFrame) -> Figure:
-    """Validation loss by learning rate: `data` has label, lr, value; adapters and full fine-tuning in panels of their own."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8))
+    """Validation loss by learning rate: `data` has label, lr, value; full fine-tuning and adapters in panels of their own.
+    Losses above the worst start of a line are cut off."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
     whole = data.label == "full"
-    for ax, title, own in zip(axes, ("adapters", "full fine-tuning"), (data[~whole], data[whole])):
+    for ax, title, own in zip(axes, ("full fine-tuning", "adapters"), (data[whole], data[~whole])):
         means = own.groupby(["lr", "label"]).value.mean().unstack("label")
-        shades = sns.color_palette("viridis", means.shape[1]) if means.shape[1] > 1 else [colour(means.columns[0])]
-        for label, shade in zip(means, shades):
+        for label, shade in shades(own).items():
             ax.plot(means.index, means[label], marker="o", ms=4, lw=1.4, color=shade, label=label)
         ax.set(title=title, xlabel="learning rate")
         log_ticks(ax, means.index)
-        ax.legend(fontsize=7, ncols=2)
+    worst_start = data.loc[data.groupby("label").lr.idxmin()].value.max()
+    frame_of(axes[0].set_ylim, data.value[data.value <= worst_start])
     axes[0].set_ylabel("validation loss, nats")
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     figure.tight_layout()
     return figure
+
+
+def frame_of(limit, values: pd.Series) -> None:
+    """Set an axis around some values."""
+    margin = 0.06 * (values.max() - values.min()) or 0.05
+    limit(values.min() - margin, values.max() + margin)
