@@ -81,7 +81,7 @@ def show_arms(records) -> None:
 
 
 def show_ranks(records) -> None:
-    """Loss by rank of LoRA, with the base and full fine-tuning across."""
+    """Loss by rank of LoRA, with full fine-tuning across."""
     own = fair(records, "small")
     lora = own[own.arm == "lora"] if len(own) else own
     if lora.empty or lora.r.nunique() < 2:
@@ -92,7 +92,8 @@ def show_ranks(records) -> None:
     means = data.groupby("x").value.mean()
     ranks = ", ".join(f"{r} {value:.3f}" for r, value in means.items())
     across = ", ".join(f"{name} {value:.3f}" for name, value in levels.items())
-    show.figure(lambda: figures.lines({"LoRA on attention": data}, "rank", "loss on text held out, nats", True, levels),
+    near = {name: level for name, level in levels.items() if name != "frozen"}  # the base would squeeze what differs
+    show.figure(lambda: figures.lines({"LoRA on attention": data}, "rank", "loss on text held out, nats", True, near),
                 name="gpt2-ranks", data=data, alt="Loss on text held out by rank of LoRA.",
                 caption=f"Loss by rank: {ranks} (the document's is {RANK}); {across}. Band: range of the seeds.")
 
