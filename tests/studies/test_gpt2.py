@@ -628,9 +628,8 @@ def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_arch
              page.describe_archive(records), page.paired(records), page.published(records).to_string(),
              page.samples(records).to_string()]
     for size in ("main", "small", "long", "filler"):
-        summaries.show_table(page.results, page.fair(records, size), size)
-        summaries.show_table(page.units, page.fair(records, size), size)
-        summaries.show_table(page.cost, page.fair(records, size), size)
+        for table in (page.results, page.units, page.cost, page.size):
+            summaries.show_table(table, page.fair(records, size), size)
     for one in (captions.show_arms, captions.show_ranks, captions.show_rates, captions.show_frontier,
                 captions.show_published):
         one(records)

@@ -117,15 +117,25 @@ def units(own: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_time(own: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Each arm that trains with its runs, the quickest step first."""
+    return sorted(own[own.label != "frozen"].groupby("label"), key=lambda item: item[1].step_seconds.median())
+
+
 def cost(own: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for name, runs in sorted(own[own.label != "frozen"].groupby("label"), key=lambda item: item[1].step_seconds.median()):
-        rows.append({"arm": name, "runs": len(runs), "trainable": f"{runs.trainable.iloc[0]:,.0f}",
-                     "of all": f"{runs.trainable_percent.iloc[0]:.4f}%", "s": runs.seconds.median(),
-                     "s / step": runs.step_seconds.median(), "processor s / step": runs.step_cpu_seconds.median(),
-                     "tokens / s": runs.tokens_per_second.median(), "peak memory, MB": runs.peak_memory_mb.median(),
-                     "saved, MB": runs.saved_bytes.median() / MB})
-    return pd.DataFrame(rows)
+    """Medians of the time of a run and of its steps."""
+    return pd.DataFrame([{
+        "arm": name, "runs": len(runs), "s": runs.seconds.median(), "s / step": runs.step_seconds.median(),
+        "processor s / step": runs.step_cpu_seconds.median(), "tokens / s": runs.tokens_per_second.median(),
+    } for name, runs in by_time(own)])
+
+
+def size(own: pd.DataFrame) -> pd.DataFrame:
+    """What is trained, and medians of the memory and of what is saved."""
+    return pd.DataFrame([{
+        "arm": name, "trainable": f"{runs.trainable.iloc[0]:,.0f}", "of all": f"{runs.trainable_percent.iloc[0]:.4f}%",
+        "peak memory, MB": runs.peak_memory_mb.median(), "saved, MB": runs.saved_bytes.median() / MB,
+    } for name, runs in by_time(own)])
 
 
 def published(records) -> pd.DataFrame:
