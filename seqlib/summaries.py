@@ -110,8 +110,14 @@ def interval(values, digits: int = 1) -> str:
 
 def more(own: pd.DataFrame, metric: str, one: str, than: str) -> pd.Series:
     """By how much the runs of label `one` exceed those of label `than`, by seed."""
-    runs = [own[own.label == name].set_index("seed")[metric] for name in (one, than)] if len(own) else []
-    return runs[0].sub(runs[1]).dropna() if runs else pd.Series(dtype=float)
+    runs = by_seed(own, metric, one, than)
+    return runs[one] - runs[than]
+
+
+def by_seed(own: pd.DataFrame, metric: str, *labels: str) -> pd.DataFrame:
+    """A figure of the runs of some labels: a column a label, a row a seed that all of them have."""
+    runs = {name: own[own.label == name].set_index("seed")[metric] if len(own) else pd.Series(dtype=float) for name in labels}
+    return pd.DataFrame(runs).dropna()
 
 
 def share_of_the_machine(records) -> str:

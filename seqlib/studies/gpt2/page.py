@@ -250,8 +250,9 @@ def over_text(records) -> str:
     windows of the test text."""
     own, told = compared(records), []
     by = {r.key: r.curves["test_window_nats"] for r in records if r.spec["stage"] == "final"}
-    names = [name for name in ("lora", "lora-all") if {"full", name} <= set(own.get("label", ()))]
-    for name in names:
+    for name in ("lora", "lora-all"):
+        if not {"full", name} <= set(own.get("label", ())):
+            continue
         seeds = summaries.more(own, "test_loss_nats", "full", name)
         full, other = (np.mean([by[key] for key in own[own.label == arm].key], 0) for arm in ("full", name))
         over = interval(full - other, 4)
@@ -293,9 +294,9 @@ def gain_shares(records) -> str:
     """LoRA's gain as a share of that of full fine-tuning, by the size of the batch, in a sentence."""
     told = []
     for own in (fair(records, "small"), fair(records, "main")):
-        lora, full = (own[own.label == name].set_index("seed").gain_nats for name in ("lora", "full")) if len(own) else ([], [])
-        if len(lora) and len(full):
-            told.append(f"{interval(100 * lora.div(full).dropna())} percent at batches of {own.batch.max()} windows")
+        gains = summaries.by_seed(own, "gain_nats", "lora", "full")
+        if len(gains):
+            told.append(f"{interval(100 * gains.lora / gains.full)} percent at batches of {own.batch.max()} windows")
     return f"Of the gain of full fine-tuning LoRA has {', '.join(told)}." if told else NOT_YET
 
 
