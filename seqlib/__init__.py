@@ -1,3 +1,22 @@
-"""Sequence models, compared again: paired seeds, computed verdicts, one notebook a study."""
+"""Sequence-model comparisons with paired seeds and computed verdicts.
 
-__version__ = "0.1.0"
+The functions that a researcher needs stand here: `load`, `curves`, `train`, `compare`, `verdicts` (see `seqlib.api`), and
+`interval` for seaborn's error bars.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.2.0"
+__all__ = ["build", "compare", "curves", "interval", "load", "train", "verdicts"]
+
+
+def __getattr__(name: str) -> Any:
+    """The researcher's functions, imported when they are first asked for: pandas and torch take seconds."""
+    if name in __all__:
+        return getattr(importlib.import_module("seqlib.api"), name)
+    raise AttributeError(f"module 'seqlib' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

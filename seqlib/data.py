@@ -36,8 +36,9 @@ from seqlib.sources import (
 )
 from seqlib.sources import hub as hub  # the GPT-2 study asks for data.hub
 from seqlib.store import write_atomically
-from seqlib.studies.airline import protocol
 
+AIRLINE = Path(str(files("seqlib"))) / "studies" / "airline" / "series.csv"
+AIRLINE_SHA256 = "d27dd74f3654ab4c688afccf2348870410902f480cea900d872be2ae33184411"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SMOLLM_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -52,7 +53,7 @@ WHEEL_SHA256 = "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee
 
 def airline() -> Located:
     """The 144 monthly totals, shipped with the package."""
-    return checked(Path(str(protocol.SERIES)), protocol.SERIES_SHA256, "airline", "the package")
+    return checked(AIRLINE, AIRLINE_SHA256, "airline", "the package")
 
 
 def tiny_shakespeare() -> Located:

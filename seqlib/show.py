@@ -1,105 +1,209 @@
-"""What a notebook shows: checked parameters, sortable tables, and figures that read in light and in dark.
+"""What a notebook shows: checked parameters, figures with captions and data, sortable tables, sentences, source code.
 
-A figure is drawn twice, once a theme, and embedded as SVG with alt text, a caption and its data as a CSV link, so that
-the executed notebook is complete by itself in JupyterLab and in the book.
+Figures are ordinary matplotlib figures, shown as SVG images, which JupyterLab, nbconvert, GitHub and the book all know. They are
+drawn once, on a light ground that reads in both themes.
 """
 
+import ast
 import base64
 import html
+import inspect
 import io
-import types
+import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import matplotlib
 import pandas as pd
 import seaborn as sns
+from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter, ValidationError
 
-from seqlib import study
-from seqlib.errors import SeqlibError
+from seqlib import study as studies
+from seqlib.errors import SeqlibError, UsageError, first_problem, nearest
 
-THEMES = {"light": {"ink": "#222832", "grid": "#d8dadd", "face": "white"},
-          "dark": {"ink": "#ced6dd", "grid": "#3a3f46", "face": "none"}}
-
-
-def parameters(name: str, namespace: dict):
-    """Validated parameters of a study's notebook from its namespace; call it right behind the parameters cell.
-
-    Raises UsageError that names the parameter and what is allowed.
-    """
-    reserved = {"In", "Out", "exit", "quit", "open", "get_ipython"}
-    values = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in reserved
-              and not isinstance(v, types.ModuleType) and not callable(v)}
-    return study.get(name).validate(values)
+INK = "#222832"
+STYLE = {"figure.dpi": 96, "figure.facecolor": "white", "savefig.facecolor": "white", "axes.edgecolor": "#d8dadd",
+         "grid.color": "#e4e6e9", **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+         "legend.frameon": False, "svg.hashsalt": "seqlib", "svg.fonttype": "path", "font.size": 10, "axes.titlesize": 11,
+         "axes.titlelocation": "left"}
+sns.set_theme(style="whitegrid", palette="colorblind", rc=STYLE)
+plt.ioff()  # a figure is shown by `figure`, once
 
 
-def start() -> None:
-    """Load the table scripts into the page (offline, once a notebook)."""
-    import itables
+def parameters(study: str, **values: Any) -> None:
+    """Check a notebook's parameters, all of which are named here: `arms`, `seeds`, and fields of the study's spec.
 
-    itables.init_notebook_mode(all_interactive=False, connected=False)
+    Call it behind the parameters cell, and name every parameter. Raises UsageError that names the parameter and what is allowed,
+    on a wrong value and on a name that the parameters cell (or papermill) has set and that is none."""
+    check_parameters(study, values)
+    for name in _assigned(values):
+        if name not in values:
+            raise nearest("parameter", name, values)
+
+
+def check_parameters(study: str, values: dict[str, Any]) -> None:
+    """Raises UsageError on a parameter of a wrong name, type or range. A field may hold a mapping by arm."""
+    kind = studies.get(study)
+    for name, value in values.items():
+        if name == "arms":
+            if not isinstance(value, (list, tuple)) or not value or not all(isinstance(arm, str) for arm in value):
+                raise UsageError(f"arms: wants a list of arms such as {list(kind.arms)[:2]}, got {value!r}")
+            for arm in value:
+                if arm not in kind.arms:
+                    raise nearest("arm in arms:", arm, kind.arms)
+            if len(set(value)) < len(value):
+                raise UsageError(f"arms: an arm is named twice in {value!r}")
+        elif name == "seeds":
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
+                raise UsageError(f"seeds: wants a whole number from 1 to 1000, got {value!r}")
+        elif name not in kind.spec.model_fields or name in ("study", "arm", "seed"):
+            raise nearest("parameter", name, ["arms", "seeds", *(set(kind.spec.model_fields) - {"study", "arm", "seed"})])
+        else:
+            field = kind.spec.model_fields[name]
+            for arm in value if isinstance(value, dict) else ():
+                if arm not in kind.arms:
+                    raise nearest(f"arm in {name}:", arm, kind.arms)
+            for one in value.values() if isinstance(value, dict) else [value]:
+                if one == "auto" and isinstance(field.default, str):
+                    continue
+                _check_field(name, field, one)
+
+
+def _check_field(name: str, field: Any, value: Any) -> None:
+    from typing import Annotated
+
+    if isinstance(value, bool) and field.annotation is not bool:
+        raise UsageError(f"{name}: wants {getattr(field.annotation, '__name__', field.annotation)}, got {value!r}")
+    kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    try:
+        TypeAdapter(kind).validate_python(value, strict=not isinstance(value, list))
+    except ValidationError as error:
+        raise UsageError(f"{name}: {first_problem(error).partition(': ')[2]}, got {value!r}") from None
+
+
+def _assigned(values: dict[str, Any]) -> list[str]:
+    """Names that the parameters cell assigns, and the cell that papermill puts behind it: read from the kernel's history."""
+    shell = get_ipython()
+    names: list[str] = []
+    cells = shell.history_manager.input_hist_raw[1:] if shell else []
+    for source in reversed(cells[-12:]):
+        try:
+            own = [target.id for statement in ast.parse(source).body if isinstance(statement, ast.Assign)
+                   for target in statement.targets if isinstance(target, ast.Name)]
+        except SyntaxError:
+            continue
+        injected = source.lstrip().startswith("# Parameters")
+        if own and (injected or set(own) & set(values)):
+            names += own
+            if not injected:
+                break
+    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
+
+
+def md(text: str) -> None:
+    """Markdown with numbers computed in the cell."""
+    if text.strip():
+        display(Markdown(textwrap.dedent(text).strip()))
+
+
+def have(runs: pd.DataFrame, study: str = "", experiment: str = "") -> bool:
+    """Whether a frame has any run; where not, a line says so and how to train them."""
+    if len(runs):
+        return True
+    how = f" Train them with `seqlib sweep {study} {experiment}`.".replace(" `", " `") if study else ""
+    md(f"*The archive has no such runs yet.{how.rstrip()}*")
+    return False
+
+
+def figure(drawn: Figure, name: str, *, data: pd.DataFrame, alt: str, caption: str) -> None:
+    """Show a figure once, as SVG, with its caption (Markdown, which states the finding) and a link to its data as CSV.
+
+    name: of the file and the anchor, such as "airline-errors". alt: what a reader who does not see it has to know."""
+    buffer = io.StringIO()
+    drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(drawn)
+    image = {"image/svg+xml": buffer.getvalue(), "text/plain": f"Figure: {alt}"}
+    display(image, raw=True, metadata={"image/svg+xml": {"name": name, "alt": alt}})
+    display({"text/markdown": caption, "text/plain": caption}, raw=True, metadata={"seqlib": {"caption": name}})
+    display(HTML(data_link(data, name)))
+
+
+def data_link(data: pd.DataFrame, name: str) -> str:
+    """HTML of a link that saves a frame as CSV."""
+    encoded = base64.b64encode(data.to_csv(index=False).encode()).decode()
+    return f'<a download="{name}.csv" href="data:text/csv;base64,{encoded}">data (CSV)</a>'
 
 
 def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[str, ...] = (), width: str = "45%") -> None:
-    """A sortable table; floats with `digits` significant digits; column `wide`, or each of several, takes `width` of the
-    room."""
+    """A table that sorts on a click; floats with `digits` significant digits; columns `wide` take `width` of the room each."""
     import itables
 
+    itables.init_notebook_mode(all_interactive=False, connected=False)
     shown = frame.copy()
     for column in shown.select_dtypes("float"):
         shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else float(f"{x:.{digits}g}"))
     shown = shown.fillna("")
     corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
+    wide = (wide,) if isinstance(wide, str) else wide
     itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
-                 style="width:100%", columnDefs=[{"targets": list(shown).index(name), "width": width}
-                                                for name in ((wide,) if isinstance(wide, str) else wide)])
+                 style="width:100%", columnDefs=[{"targets": list(shown).index(name), "width": width} for name in wide])
 
 
-def say(text: str) -> None:
-    """Markdown with numbers computed in the cell; of an empty text nothing, which Jupyter would show as an object's name."""
-    if text:
-        display(Markdown(text))
+def source(*things: Any) -> None:
+    """The real source of functions and classes of the package, as the page shows it."""
+    for thing in things:
+        code = textwrap.dedent(inspect.getsource(thing)).rstrip()
+        where = f"{thing.__module__.replace('.', '/')}.py"
+        display(Markdown(f"`{where}`\n\n```python\n{code}\n```"))
 
 
-def _link(data: pd.DataFrame, name: str) -> str:
-    encoded = base64.b64encode(data.to_csv(index=False).encode()).decode()
-    return f'<a download="{name}.csv" href="data:text/csv;base64,{encoded}">data (CSV)</a>'
+def verdicts(study: str) -> None:
+    """A study's claims with their verdicts, a row each, linked to the page of all verdicts."""
+    from seqlib import api
+
+    rows = api.verdicts(study)
+    columns = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)", "probability": "P(A better)",
+               "says": "the document says", "reason": "why"}
+    table(rows[list(columns)].rename(columns=columns), "Verdicts on the document's claims",
+          wide=("the document says", "why"), width="28%")
 
 
-def _svg(draw: Callable[[], Figure], theme: dict) -> str:
-    ink, grid = theme["ink"], theme["grid"]
-    style = {"figure.facecolor": theme["face"], "axes.facecolor": "none", "axes.edgecolor": grid, "grid.color": grid,
-             **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), ink), "legend.frameon": False,
-             "svg.hashsalt": "seqlib", "font.size": 10, "axes.titlesize": 11, "axes.titlelocation": "left"}
-    with sns.axes_style("whitegrid", style), matplotlib.rc_context(style), sns.color_palette("colorblind"):
-        figure = draw()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-        plt.close(figure)
-    return base64.b64encode(buffer.getvalue()).decode()
+def recorded(study: str) -> str:
+    """The machines and code of a study's archived runs, in a sentence of Markdown."""
+    from seqlib import frames
+
+    records, kind = frames.archived(study), studies.get(study)
+    if not records:
+        return "The archive has no runs of this study yet."
+    machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"], r.provenance["versions"]["torch"])
+                for r in records}
+    where = "; ".join(f"{cpu}, {cores} cores, torch {version}" for cpu, cores, version in sorted(machines))
+    older = sum(not kind.current(record) for record in records)
+    dirty = sum(bool(record.provenance["git"]["dirty"]) for record in records)
+    return (f"{len(records):,} archived runs, recorded on {where}. "
+            + (f"**{older:,} of them were made by older code.** " if older else "Today's code makes the same runs. ")
+            + (f"{dirty:,} were recorded while other files of the package had uncommitted changes." if dirty else ""))
 
 
-def figure(draw: Callable[[], Figure], *, name: str, alt: str, caption: str, data: pd.DataFrame) -> None:
-    """Show what `draw` returns, in both themes. `caption` states the finding; `data` is what was drawn."""
-    display(HTML(f'<figure class="seqlib" id="{name}"><div>{pictures(draw, alt)}</div><figcaption>{html.escape(caption)} '
-                 f"{_link(data, name)}</figcaption></figure>"))
+def trained(live: pd.DataFrame) -> str:
+    """How many live runs were trained now, how long all took, and where: the frame of `seqlib.train`, in a sentence."""
+    machine = live.attrs.get("machine", {})
+    seconds = live.seconds.sum() if "seconds" in live else float("nan")
+    return (f"{len(live)} runs, {live.attrs.get('trained', 0)} of them trained now and the others earlier by the same code: "
+            f"{seconds:.0f} s of training on {machine.get('cpu', 'this machine')}, {machine.get('cores', '?')} cores.")
 
 
-def pictures(draw: Callable[[], Figure], alt: str) -> str:
-    """HTML of a figure in both themes, of which a page shows one."""
-    return "".join(
-        f'<img class="only-{theme}" alt="{html.escape(alt, quote=True)}" style="max-width:100%'
-        f'{";display:none" if theme == "dark" else ""}" src="data:image/svg+xml;base64,{_svg(draw, colours)}">'
-        for theme, colours in THEMES.items())
-
-
-def texts(written: dict[str, str]) -> str:
-    """HTML of texts with their names, side by side where there is room, line breaks kept."""
-    columns = "".join(f'<div style="flex:1 1 15em"><b>{html.escape(name)}</b><pre style="white-space:pre-wrap">'
-                      f"{html.escape(text)}</pre></div>" for name, text in written.items())
-    return f'<div style="display:flex;flex-wrap:wrap;gap:1em">{columns}</div>'
+def picture(drawn: Figure, alt: str) -> str:
+    """HTML of a figure, for `interactive`."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(drawn)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="data:image/svg+xml;base64,{encoded}">'
 
 
 def interactive(controls: dict, draw: Callable[..., str]) -> None:
@@ -108,7 +212,7 @@ def interactive(controls: dict, draw: Callable[..., str]) -> None:
     No Output widget takes part: executing one in batch can wait for ever (jupyter/nbclient issue 312)."""
     import ipywidgets as widgets
 
-    shown = widgets.HTML("Change a value to see what becomes of it.")
+    shown = widgets.HTML("Change a value to see what it does.")
 
     def redraw(_):
         try:
@@ -123,5 +227,5 @@ def interactive(controls: dict, draw: Callable[..., str]) -> None:
 
 
 def ink() -> str:
-    """Colour of text and reference lines in the theme being drawn."""
+    """Colour of text and reference lines."""
     return matplotlib.rcParams["text.color"]

@@ -66,11 +66,6 @@ class Store:
     def live(cls) -> "Store":
         return cls(scratch() / "records")
 
-    @classmethod
-    def of_profile(cls, profile: str) -> "Store":
-        """`full` fills the archive, everything else is live."""
-        return cls.archive() if profile == "full" else cls.live()
-
     def path(self, study: str, key: str) -> Path:
         return self.root / study / f"{key}.json"
 
@@ -79,7 +74,11 @@ class Store:
         write_atomically(self.path(record.spec["study"], record.key), text.encode())
 
     def get(self, spec: Spec) -> Record | None:
-        path = self.path(spec.study, spec.key)
+        return self.by_key(spec.study, spec.key)
+
+    def by_key(self, study: str, key: str) -> Record | None:
+        """The sound record of a key, None where there is none."""
+        path = self.path(study, key)
         return self._read(path) if path.exists() else None
 
     def records(self, study: str) -> Iterator[Record]:
@@ -87,7 +86,7 @@ class Store:
         record is not damaged, and stays."""
         if self.root.exists() and not self.root.is_dir():
             raise SeqlibError(f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
-        for path in sorted((self.root / study).glob("*.json")):
+        for path in sorted((self.root / study).glob("[0-9a-f]" * 64 + ".json")):
             record = self._read(path)
             if record is not None:
                 yield record

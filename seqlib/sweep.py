@@ -38,7 +38,7 @@ def run_group(specs: Sequence[Spec]) -> list[Record]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)  # stacks train in threads of short operations: Python's 5 ms would let them wait
     try:
-        return studies.get(specs[0].study).run(list(specs))
+        return studies.get(specs[0].study).train(list(specs))
     finally:
         sys.setswitchinterval(before)
 
@@ -108,7 +108,7 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     missing = [spec for spec in {s.key: s for s in specs}.values() if known[spec.key] is None]
     for name in study.data(missing):
         data.locate(name)
-    groups, trained = study.group(missing), [] if trained is None else trained
+    groups, trained = study.groups(missing), [] if trained is None else trained
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study, unit="run",
                   disable=quiet or not missing) as bar:
@@ -175,10 +175,6 @@ class Run:
 
     def keep(self, records: list[Record]) -> None:
         for record in records:
-            lost = [name for name, value in record.metrics.items() if value is None]
-            if lost:
-                raise SeqlibError(f"{record.spec['study']}/{record.spec['arm']} seed {record.spec['seed']}: {lost[0]} is not "
-                                  "finite, so no record was written; lower the learning rate")
             self.store.put(record)
             self.known[record.key] = record
             self.trained.append(record)

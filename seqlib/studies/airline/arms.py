@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster
+from seqlib.studies.airline import baselines
 
 RECURRENT, ATTENTION = ("lstm", "gru"), ("rope", "sinusoidal", "learned")
 PUBLISHED = RECURRENT + ATTENTION
@@ -42,7 +43,7 @@ def attention_bias(intervention: str, window: int = 12) -> torch.Tensor | None:
 _published = {"lstm": Arm("lstm", 64), "gru": Arm("gru", 64), "rope": Arm("rope", 128, attention_dropout=0.0),
               "sinusoidal": Arm("sinusoidal", 128), "learned": Arm("learned", 124)}
 
-ARMS: dict[str, Arm] = {
+ARMS: dict[str, Arm | baselines.Baseline] = {
     **_published,
     **{f"{name}-logdiff": replace(arm, representation="logdiff") for name, arm in _published.items()},
     **{f"{name}-logdiff2": replace(arm, representation="logdiff2") for name, arm in _published.items()},
@@ -55,4 +56,5 @@ ARMS: dict[str, Arm] = {
     "gru-matched": Arm("gru", 60),
     "rope-recent": replace(_published["rope"], intervention="recent"),
     "learned-not-recent": replace(_published["learned"], intervention="not-recent"),
+    **{baseline.__name__.replace("_", "-"): baselines.Baseline(baseline) for baseline in baselines.FORECASTS},
 }

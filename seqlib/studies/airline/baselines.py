@@ -2,9 +2,10 @@
 the later months with every true value known up to the month before the target."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from sklearn.linear_model import Ridge
 from statsmodels.tsa.holtwinters import ExponentialSmoothing
 from statsmodels.tsa.statespace.sarimax import SARIMAX
@@ -12,20 +13,20 @@ from statsmodels.tsa.statespace.sarimax import SARIMAX
 from seqlib.studies.airline.protocol import WINDOW, Split
 
 
-def _naive(y: np.ndarray, split: Split) -> np.ndarray:
+def naive(y: np.ndarray, split: Split) -> np.ndarray:
     return np.r_[np.nan, y[:-1]]
 
 
-def _seasonal_naive(y: np.ndarray, split: Split) -> np.ndarray:
+def seasonal_naive(y: np.ndarray, split: Split) -> np.ndarray:
     return np.r_[np.full(12, np.nan), y[:-12]]
 
 
-def _seasonal_ratio(y: np.ndarray, split: Split) -> np.ndarray:
+def seasonal_ratio(y: np.ndarray, split: Split) -> np.ndarray:
     """y[t-12] * y[t-1] / y[t-13]"""
     return np.r_[np.full(13, np.nan), y[1:-12] * y[12:-1] / y[:-13]]
 
 
-def _ridge_ar12(y: np.ndarray, split: Split) -> np.ndarray:
+def ridge_ar12(y: np.ndarray, split: Split) -> np.ndarray:
     """Ridge regression of log y[t] on its last 12 values (penalty 1 on unscaled logs)."""
     z = np.log(y)
     x = np.stack([z[t - WINDOW : t] for t in range(WINDOW, len(z))])
@@ -33,7 +34,7 @@ def _ridge_ar12(y: np.ndarray, split: Split) -> np.ndarray:
     return np.r_[np.full(WINDOW, np.nan), np.exp(fitted.predict(x))]
 
 
-def _holt_winters(y: np.ndarray, split: Split) -> np.ndarray:
+def holt_winters(y: np.ndarray, split: Split) -> np.ndarray:
     """Additive trend, multiplicative season (Winters 1960); smoothing weights and initial states from training."""
     form = {"trend": "add", "seasonal": "mul", "seasonal_periods": 12}
     p = ExponentialSmoothing(y[: split.train_end], **form, initialization_method="estimated").fit().params
@@ -43,19 +44,24 @@ def _holt_winters(y: np.ndarray, split: Split) -> np.ndarray:
                       smoothing_seasonal=p["smoothing_seasonal"], optimized=False).fittedvalues
 
 
-def _sarima(y: np.ndarray, split: Split) -> np.ndarray:
+def sarima(y: np.ndarray, split: Split) -> np.ndarray:
     """(0,1,1)(0,1,1)12 on logs, the "airline model" (Box and Jenkins 1976, chapter 9)."""
     z, form = np.log(y), {"order": (0, 1, 1), "seasonal_order": (0, 1, 1, 12)}
     fitted = SARIMAX(z[: split.train_end], **form).fit(disp=False)
     return np.exp(fitted.apply(z).predict())
 
 
-BASELINES = {"naive": _naive, "seasonal-naive": _seasonal_naive, "seasonal-ratio": _seasonal_ratio,
-             "ridge-ar12": _ridge_ar12, "holt-winters": _holt_winters, "sarima": _sarima}
+FORECASTS = (naive, seasonal_naive, seasonal_ratio, ridge_ar12, holt_winters, sarima)
 
 
-def forecast(name: str, y: np.ndarray, split: Split) -> np.ndarray:
-    """One-step forecasts (144,) in thousands of passengers, NaN where the method has no history yet."""
-    with warnings.catch_warnings():  # the optimisers warn on short series where they still converge to the same optimum
-        warnings.simplefilter("ignore")
-        return np.asarray(BASELINES[name](np.asarray(pd.Series(y), float), split), float)
+@dataclass(frozen=True)
+class Baseline:
+    """A classical forecast, as an arm: `method` takes the series and a split."""
+
+    method: Callable[[np.ndarray, Split], np.ndarray]
+
+    def forecast(self, y: np.ndarray, split: Split) -> np.ndarray:
+        """One-step forecasts (144,) in thousands of passengers, NaN where the method has no history yet."""
+        with warnings.catch_warnings():  # the optimisers warn on short series where they still converge to the same optimum
+            warnings.simplefilter("ignore")
+            return np.asarray(self.method(np.asarray(y, float), split), float)

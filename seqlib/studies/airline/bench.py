@@ -4,7 +4,8 @@ from seqlib.bench import Case
 from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import ARMS, PUBLISHED
 from seqlib.studies.airline.reference import train_loop
-from seqlib.studies.airline.specs import AirlineSpec, parameter_counts
+from seqlib.studies.airline.run import count
+from seqlib.studies.airline.specs import AirlineSpec
 from seqlib.sweep import run_group
 
 
@@ -18,7 +19,7 @@ def cases() -> list[Case]:
         share = epochs / 150
         # Forward and twice that backward, 2 flop a weight and month, for the module as published: it runs all months
         # through every layer. Ours computes what the head reads, so its utilisation may pass 1 in the attention arms.
-        flop = 3 * 2 * parameter_counts(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
+        flop = 3 * 2 * count(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
         found.append(Case(
             f"airline-{name}", lambda specs=specs: run_group(specs),
             lambda arm=arm, windows=windows: train_loop(arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3,

@@ -5,21 +5,20 @@ target is the next month. A split names target months by index (0 = January 1949
 """
 
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 
+from seqlib.data import AIRLINE
+
 WINDOW = 12
-SERIES = files("seqlib.studies.airline") / "series.csv"
-SERIES_SHA256 = "d27dd74f3654ab4c688afccf2348870410902f480cea900d872be2ae33184411"
 ROLLING_YEARS = tuple(range(1955, 1961))
 REPRESENTATIONS = ("level", "logdiff", "logdiff2")
 
 
 def load_series() -> pd.Series:
     """Monthly passengers in thousands, indexed by month."""
-    frame = pd.read_csv(str(SERIES))
+    frame = pd.read_csv(AIRLINE)
     return pd.Series(frame.passengers.to_numpy(float), index=pd.PeriodIndex(frame.month, freq="M"), name="passengers")
 
 

@@ -1,44 +1,34 @@
 """How a group of airline specs becomes records."""
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from seqlib.errors import SeqlibError
-from seqlib.provenance import code_hash, peak_rss_mb, provenance
-from seqlib.record import Record, digest
-from seqlib.store import scratch, write_atomically
-from seqlib.studies.airline import baselines, protocol
+from seqlib.data import AIRLINE_SHA256
+from seqlib.store import write_atomically
+from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import ARMS
+from seqlib.studies.airline.baselines import Baseline
 from seqlib.studies.airline.reference import predict_loop, train_loop
-from seqlib.studies.airline.specs import AirlineSpec
+from seqlib.studies.airline.specs import AirlineSpec, group
 from seqlib.studies.airline.train import Stack, predict, train_stack
+from seqlib.study import Run, count_parameters, study, weights
 
-MODULES = tuple(f"seqlib.{m}" for m in ("models.forecast", "models.stacked", "models.cells")) + tuple(
-    f"seqlib.studies.airline.{m}" for m in ("arms", "protocol", "train", "reference", "baselines", "run"))
+def count(arm: str) -> dict[str, int]:
+    """Trainable and total parameters; a classical forecast has none that a gradient trains."""
+    return {"trainable": 0, "total": 0} if isinstance(ARMS[arm], Baseline) else count_parameters(ARMS[arm].build)
 
 
-def run(specs: list[AirlineSpec]) -> list[Record]:
-    """Records of one group. Raises SeqlibError when a loss is not finite."""
-    started, clock = time.time(), time.perf_counter()
-    runner = {"stacked": run_stacked, "loop": run_loop, "classical": run_classical}[specs[0].engine]
-    results = runner(specs)
-    wall = time.perf_counter() - clock
-    source = provenance(MODULES, protocol.SERIES_SHA256, started_unix=round(started), wall_seconds=round(wall, 3),
-                        seeds_at_once=len(specs))
-    records = []
-    for spec, (metrics, curves) in zip(specs, results):
-        losses = curves.get("train_loss", [])
-        if not np.all(np.isfinite(losses)):
-            raise SeqlibError(f"airline/{spec.arm} seed {spec.seed}: training loss is not finite; lower lr ({spec.lr})")
-        metrics = {"seconds": wall / len(specs), **metrics, "peak_rss_mb": peak_rss_mb()}
-        records.append(Record.of(spec, metrics, curves, source))
-    return records
+@study(AirlineSpec, arms=ARMS, group=group, count=count, data=lambda specs: ["airline"] if specs else [])
+def run(specs: list[AirlineSpec], run: Run) -> list[tuple[dict, dict]]:
+    """Metrics and curves of one group, in the order of its specs."""
+    run.facts["data_sha256"] = AIRLINE_SHA256
+    engine = {"stacked": run_stacked, "loop": run_loop, "classical": run_classical}[specs[0].engine]
+    return engine(specs, run)
 
 
 def _forecast_metrics(y, split, forecasts: dict[str, np.ndarray], months: dict[str, np.ndarray], suffix="") -> dict:
@@ -63,13 +53,13 @@ def _collect(spec: AirlineSpec, y: np.ndarray, folds: list[tuple]) -> tuple[dict
     return metrics, {"forecast_test": np.concatenate([f["test"] for _, _, f in folds])}
 
 
-def run_classical(specs) -> list[tuple[dict, dict]]:
+def run_classical(specs, run) -> list[tuple[dict, dict]]:
     y = protocol.load_series().to_numpy()
     out = []
     for spec in specs:
         folds = []
         for split in protocol.splits(spec.protocol):
-            values = baselines.forecast(spec.arm, y, split)
+            values = ARMS[spec.arm].forecast(y, split)
             months = {"validation": np.arange(split.train_end, split.validation_end),
                       "test": np.arange(split.validation_end, split.test_end)}
             folds.append((split, months, {part: values[index] for part, index in months.items()}))
@@ -77,7 +67,7 @@ def run_classical(specs) -> list[tuple[dict, dict]]:
     return out
 
 
-def run_loop(specs) -> list[tuple[dict, dict]]:
+def run_loop(specs, run) -> list[tuple[dict, dict]]:
     y, out = protocol.load_series().to_numpy(), []
     for spec in specs:
         split, arm = protocol.splits("published")[0], ARMS[spec.arm]
@@ -91,18 +81,18 @@ def run_loop(specs) -> list[tuple[dict, dict]]:
     return out
 
 
-def run_stacked(specs) -> list[tuple[dict, dict]]:
+def run_stacked(specs, run) -> list[tuple[dict, dict]]:
     """Seeds are shared out over the machine's threads, one stack a thread: their products overlap and no thread waits
     for another inside an operation."""
     threads = max(1, min(torch.get_num_threads(), len(specs) // 2))
     parts = [list(p) for p in np.array_split(np.array(specs, dtype=object), threads)]
     if threads == 1:
-        return run_part(parts[0])
+        return run_part(parts[0], run)
     stop, before = threading.Event(), torch.get_num_threads()
 
     def work(part):
         torch.set_num_threads(1)
-        return run_part(part, stop)
+        return run_part(part, run, stop)
 
     try:
         with ThreadPoolExecutor(threads) as executor:
@@ -116,26 +106,25 @@ def run_stacked(specs) -> list[tuple[dict, dict]]:
         torch.set_num_threads(before)
 
 
-def run_part(specs, stop: threading.Event | None = None) -> list[tuple[dict, dict]]:
+def run_part(specs, run: Run, stop: threading.Event | None = None) -> list[tuple[dict, dict]]:
     """One stack: all folds of the protocol for the seeds of `specs`."""
     spec, arm, y = specs[0], ARMS[specs[0].arm], protocol.load_series().to_numpy()
     folds, metrics, curves = [], [{} for _ in specs], [{} for _ in specs]
     for split in protocol.splits(spec.protocol):
         windows = protocol.make_windows(y, split, arm.representation)
-        path = checkpoint_path(specs, split.name)
+        checkpoint = run.checkpoint(f"{split.name} {specs[0].seed}")
 
         model, stack = train_stack(
             arm.build, windows, [s.seed for s in specs], epochs=spec.epochs, batch=spec.batch, lr=spec.lr,
-            weight_decay=spec.weight_decay, resume=load_checkpoint(path), stop=stop,
-            checkpoint=lambda tensors, path=path: write_atomically(path, save(tensors)))
-        path.unlink(missing_ok=True)
+            weight_decay=spec.weight_decay, resume=run.resume(checkpoint), stop=stop,
+            checkpoint=checkpoint.save)
         folds.append((split, windows.months, {part: windows.passengers(predict(model, stack, windows.x[part]), part)
                                               for part in ("validation", "test")}))
         if spec.protocol == "published":
             describe(model, stack, windows, metrics, curves)
             for i, s in enumerate(specs):
-                weights = {name: p[i].detach().contiguous() for name, p in stack.params.items()}
-                write_atomically(weights_path(s), save(weights))
+                fitted = {name: p[i].detach().contiguous() for name, p in stack.params.items()}
+                write_atomically(weights_path(s), save(fitted))
     out = []
     for i, s in enumerate(specs):
         own = [(split, months, {part: v[i] for part, v in values.items()}) for split, months, values in folds]
@@ -174,19 +163,6 @@ def describe(model, stack: Stack, windows, metrics: list[dict], curves: list[dic
             curves[i]["attention_profile"] = profile[i]
 
 
-def checkpoint_path(specs, fold: str):
-    """Checkpoints are bound to the seeds, the settings and the code that wrote them."""
-    name = digest([fold, code_hash(MODULES), [spec.key for spec in specs]])
-    return scratch() / "checkpoints" / f"airline-{name[:32]}.safetensors"
-
-
-def load_checkpoint(path) -> dict | None:
-    try:
-        return load(path.read_bytes()) if path.exists() else None
-    except SafetensorError:
-        path.unlink()
-        return None
-
-
-def weights_path(spec: AirlineSpec):
-    return scratch() / "weights" / f"airline-{spec.key}.safetensors"
+def weights_path(spec: AirlineSpec) -> Path:
+    """The fitted weights that a run on the published split leaves in scratch."""
+    return weights(spec).with_suffix(".safetensors")

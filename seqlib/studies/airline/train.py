@@ -17,6 +17,7 @@ from torch.func import stack_module_state
 from seqlib.models.forecast import AttentionForecaster
 from seqlib.models.stacked import attention_forward, forward, mask_shapes
 from seqlib.studies.airline.protocol import Windows
+from seqlib.training import pack, unpack
 
 ORDER, DROPOUT = 1, 2  # streams of a seed
 _global_generator = Lock()  # stacks train in threads, and torch's modules draw their weights from one generator
@@ -45,18 +46,13 @@ class Stack:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as plain tensors."""
-        out = {f"params.{k}": v.detach() for k, v in self.params.items()}
-        for name, p in self.params.items():
-            out |= {f"adam.{name}.{k}": v for k, v in self.optimizer.state[p].items()}
-        out |= {f"curves.{k}": torch.tensor(np.array(v)) for k, v in self.curves.items()}
-        return out | {"epoch": torch.tensor(self.epoch), "seconds": torch.tensor(self.seconds)}
+        return pack(self.params, self.optimizer, {name: [list(map(float, e)) for e in values] for name, values in self.curves.items()},
+                    epoch=self.epoch, seconds=self.seconds)
 
     def load(self, saved: dict[str, Tensor]) -> None:
-        for name, p in self.params.items():
-            p.data.copy_(saved[f"params.{name}"])
-            self.optimizer.state[p] = {k: saved[f"adam.{name}.{k}"].clone() for k in ("step", "exp_avg", "exp_avg_sq")}
-        self.curves = {k: list(saved[f"curves.{k}"].numpy()) for k in self.curves}
-        self.epoch, self.seconds = int(saved["epoch"]), float(saved["seconds"])
+        curves, numbers = unpack(saved, self.params, self.optimizer)
+        self.curves = {name: [np.array(epoch, np.float32) for epoch in values] for name, values in curves.items()}
+        self.epoch, self.seconds = int(numbers["epoch"]), numbers["seconds"]
 
 
 def draw_masks(shapes: dict, seeds: list[int], epoch: int, n: int, dtype: torch.dtype) -> dict[str, Tensor] | None:

@@ -1,11 +1,9 @@
 """The ERNIE study: LoRA against full fine-tuning of a Chinese text classifier, with PaddlePaddle and PaddleNLP."""
 
-from functools import partial
-
 from seqlib import headlines
 from seqlib.record import Record
-from seqlib.studies.ernie.specs import ARMS, MAKERS, MODULES, PRETRAINING, ErnieParams, ErnieSpec, specs_of
-from seqlib.study import Study
+from seqlib.studies.ernie.specs import ARMS, PRETRAINING, ErnieSpec, label
+from seqlib.study import study
 
 
 def data(specs: list[ErnieSpec]) -> list[str]:
@@ -29,5 +27,4 @@ def count(arm: str) -> dict[str, int]:
     return parameter_counts(arm)
 
 
-STUDY = Study("ernie", ErnieSpec, ErnieParams, specs_of, lambda specs: [[spec] for spec in specs], tune,
-              lambda spec: MAKERS if spec["arm"] == PRETRAINING else MODULES, data, {arm: partial(count, arm) for arm in ARMS})
+study(ErnieSpec, arms=dict.fromkeys((*ARMS, PRETRAINING)), data=data, count=count, label=label)(tune)

@@ -1,14 +1,12 @@
 """Settings of a run (`ErnieSpec`), parameters of the notebook, and which runs they ask for."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from seqlib import data, headlines
 from seqlib.errors import SeqlibError
 from seqlib.record import Spec
-from seqlib.study import Params, known_arms
 
 LORA = ("lora", "lora-frozen-head")
 ARMS = ("full", *LORA, "head-only", "bitfit")
@@ -61,6 +59,20 @@ class ErnieSpec(Spec):
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: str = ""
 
+    @model_validator(mode="before")
+    @classmethod
+    def filled_in(cls, values):
+        """`auto` is the published text or base, or its stand-in where that cannot be had; arms with LoRA have the published
+        adapter unless told otherwise."""
+        values = dict(values)
+        if values.get("text") == "auto":
+            values["text"] = choose_text()
+        if values.get("base") == "auto":
+            values["base"] = choose_base()
+        if values.get("arm") in LORA:
+            values = {"r": RANK, "alpha": ALPHA, "dropout": DROPOUT, "targets": ATTENTION} | values
+        return values
+
     @model_validator(mode="after")
     def belongs(self):
         adapted, given = self.arm in LORA, (self.r > 0, self.alpha > 0, bool(self.targets))
@@ -109,58 +121,6 @@ def pretraining(spec: ErnieSpec) -> ErnieSpec:
                      length=LENGTH if spec.text == headlines.REVIEWS else LENGTH // 2)  # headlines are short
 
 
-class ErnieParams(Params):
-    """`arms` train under the fair protocol with `seeds`, at the rates of `lr` by arm; LoRA adapts `targets`, "attention", "all"
-    linear layers, or those of one name; `random_seeds` more of `full` from random
-    weights, `same_rate_seeds` of full and lora at the published rate. `rank_seeds` runs each of LoRA at `ranks`, with alpha
-    twice the rank and with `ALPHA`; `variant_seeds` of LoRA without dropout, on all linear layers, and at half of both
-    without dropout. `grid_seeds` runs at every one of `full_rates` (of `lora_rates` for all other arms) choose the rates.
-    `published_seeds` runs of full, lora and lora-frozen-head as published, for each of `published_epochs`; `cost_seeds` of full
-    and lora at the published architecture, in batches of 8 and 16."""
-
-    text: Literal[("auto", *TEXTS)] = "auto"
-    base: Literal[("auto", *BASES)] = "auto"
-    base_steps: Annotated[int, Field(ge=0, le=10_000_000)] = 0
-    arms: list[str] = Field(default=["full", "lora"], min_length=1, max_length=len(ARMS))
-    batch: Annotated[int, Field(ge=1, le=4096)] = 16
-    epochs: Epochs = 1
-    seeds: Count = 1
-    lr: dict[str, Rate] = {"full": 3e-4, "lora": 2e-3}
-    targets: Annotated[str, Field(min_length=1)] = ATTENTION
-    random_seeds: Count = 0
-    same_rate_seeds: Count = 0
-    ranks: list[Rank] = []
-    rank_seeds: Count = 0
-    variant_seeds: Count = 0
-    full_rates: list[Rate] = Field(default=[3e-4], min_length=1, max_length=10)
-    lora_rates: list[Rate] = Field(default=[2e-3], min_length=1, max_length=10)
-    grid_seeds: Count = 0
-    published_epochs: list[Literal[1, 2]] = []
-    published_seeds: Count = 0
-    cost_seeds: Count = 0
-
-    @field_validator("arms")
-    @classmethod
-    def known(cls, names: list[str]) -> list[str]:
-        return known_arms(names, ARMS)
-
-    @model_validator(mode="after")
-    def adds_up(self):
-        known_targets(self.targets)
-        for r in self.ranks:
-            check_rank(r, headlines.MINI if self.base == "auto" else self.base)
-        if not any(getattr(self, name) for name in type(self).model_fields if name.endswith("seeds")):
-            raise ValueError("all numbers of seeds are 0, so nothing would run; raise seeds")
-        wrong = [name for name in self.lr if not re.fullmatch(f"({'|'.join(ARMS)})(-.+)?", name)]
-        if wrong:
-            raise ValueError(f"lr has a rate for {wrong[0]!r}; choose from {', '.join(ARMS)}")
-        if not {"full", "lora"} <= set(self.lr):
-            raise ValueError(f"lr has rates for {', '.join(self.lr) or 'nothing'}; it wants one for full and one for lora")
-        if self.base == headlines.ERNIE and self.base_steps:
-            raise ValueError(f"base_steps is {self.base_steps}: {self.base} comes pretrained; set it to 0")
-        return self
-
-
 def choose_text() -> str:
     """TNEWS, the few-shot release, or the stand-in."""
     return data.first(headlines.TNEWS, headlines.REVIEWS).name
@@ -174,43 +134,3 @@ def choose_base() -> str:
         raise
     except SeqlibError:
         return headlines.MINI
-
-
-def specs_of(params: ErnieParams) -> list[ErnieSpec]:
-    """All runs, seed by seed: the base first, then those that choose rates."""
-    base = choose_base() if params.base == "auto" else params.base
-    steps = params.base_steps if base in MADE else 0
-    common = {"text": choose_text() if params.text == "auto" else params.text, "base": base, "base_steps": steps}
-    fair = common | {"batch": params.batch, "epochs": params.epochs}
-
-    def one(arm: str, **more) -> ErnieSpec:
-        adapter = {"r": RANK, "alpha": ALPHA, "dropout": DROPOUT, "targets": params.targets} if arm in LORA else {}
-        given = fair | adapter | more
-        if "lr" not in given:
-            name = label({"arm": arm, "r": 0, "alpha": 0.0, "dropout": 0.0, "targets": "", **given})
-            given["lr"] = params.lr.get(name) or params.lr.get(arm) or params.lr["full" if arm == "full" else "lora"]
-        return ErnieSpec(arm=arm, **given)
-
-    ranks = [{"r": r, "alpha": alpha} for r in params.ranks for alpha in dict.fromkeys((2.0 * r, ALPHA))]
-    less = {"r": RANK // 2, "alpha": ALPHA / 2, "dropout": 0.0}
-    variants = [{"dropout": 0.0}, {"targets": ALL}, less]
-    random = {"base_steps": 0, "base": base if base in MADE else RANDOM}
-    tried = [(arm, {}) for arm in params.arms] + [("full", random)] * (params.random_seeds > 0)
-    tried += [("lora", less)] * (params.variant_seeds > 0)
-    specs = [one(arm, seed=seed, stage="grid", lr=lr, **changed)
-             for seed in range(GRID_SEED, GRID_SEED + params.grid_seeds) for arm, changed in tried
-             for lr in (params.full_rates if arm == "full" else params.lora_rates)]
-    specs += [one(arm, seed=seed) for seed in range(params.seeds) for arm in params.arms]
-    specs += [one("full", seed=seed, **random) for seed in range(params.random_seeds)]
-    specs += [one(arm, seed=seed, stage=SAME_RATE, lr=RATE) for seed in range(params.same_rate_seeds)
-              for arm in ("full", "lora")]
-    specs += [one("lora", seed=seed, **adapter) for seed in range(params.rank_seeds) for adapter in ranks]
-    specs += [one("lora", seed=seed, **variant) for seed in range(params.variant_seeds) for variant in variants]
-    specs += [one(arm, seed=seed, protocol="published", epochs=epochs, examples=PUBLISHED[epochs][0], batch=BATCH, lr=RATE)
-              for epochs in params.published_epochs for seed in range(params.published_seeds)
-              for arm in ("full", "lora", "lora-frozen-head")]
-    specs += [one(arm, seed=seed, base=RANDOM, base_steps=0, stage=COST, protocol="published", epochs=1, examples=COSTED,
-                  batch=batch, lr=RATE)
-              for seed in range(params.cost_seeds) for batch in (BATCH, 2 * BATCH) for arm in ("full", "lora")]
-    made = [pretraining(spec) for spec in specs if spec.base_steps][:1]
-    return list({spec.key: spec for spec in made + specs}.values())

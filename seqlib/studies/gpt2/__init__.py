@@ -2,7 +2,6 @@
 
 import math
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,8 +10,8 @@ from seqlib import data as sources
 from seqlib import plays
 from seqlib.errors import UsageError, first_line, first_problem
 from seqlib.record import Record
-from seqlib.studies.gpt2.specs import ARMS, MODULES, TuneParams, TuneSpec, specs_of
-from seqlib.study import Study
+from seqlib.studies.gpt2.specs import ARMS, TuneSpec, label
+from seqlib.study import study
 
 
 def data(specs: list[TuneSpec]) -> list[str]:
@@ -45,20 +44,10 @@ def sensible(base: str, book_path: str, alpha: float):
                          "name a folder or a file that can") from error
 
 
-def planned(params: TuneParams) -> list[TuneSpec]:
-    """Raises UsageError where the parameters ask for nothing, or for what no run can be."""
-    with sensible(params.base, params.book_path, params.alpha):
-        specs = specs_of(params)
-    if not specs:
-        raise UsageError("the seeds and ranks ask for no run at all; raise seeds, or name a rank")
-    return specs
-
-
 def count(arm: str) -> dict[str, int]:
     from seqlib.studies.gpt2.arms import parameter_counts
 
     return parameter_counts(arm)
 
 
-STUDY = Study("gpt2", TuneSpec, TuneParams, planned, lambda specs: [[spec] for spec in specs], tune,
-              lambda spec: MODULES, data, {arm: partial(count, arm) for arm in ARMS})
+study(TuneSpec, arms=dict.fromkeys(ARMS), data=data, count=count, label=label)(tune)

@@ -1,0 +1,199 @@
+"""The researcher's functions: archived and live runs as tidy frames, trainings, paired comparisons and verdicts.
+
+They stand at the top of the package: `seqlib.load`, `seqlib.curves`, `seqlib.train`, `seqlib.compare`, `seqlib.verdicts`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqlib import frames, plan, stats
+from seqlib import study as studies
+from seqlib.errors import SeqlibError, UsageError, nearest
+from seqlib.store import Store
+
+
+def load(study: str, experiment: str | Iterable[str] | None = None) -> pd.DataFrame:
+    """The archived runs of a study as a tidy frame: a row a run, its settings and metrics as columns.
+
+    experiment: a name out of the study's plan.yaml, or several; without one, every archived run, and the column `experiment`
+    says where it belongs (a run of two experiments then has two rows: group by `experiment` before you average).
+    Raises UsageError on an unknown study or experiment. An archive without such runs gives an empty frame.
+
+    >>> runs = seqlib.load("airline", "published")
+    >>> runs.groupby("arm").test_mae.mean().round(1)["lstm"]
+    49.7
+    """
+    names = frames.chosen(study, experiment)
+    return frames.frame(study, frames.archived(study, names), _members(study, names))
+
+
+def curves(study: str, name: str, experiment: str | Iterable[str] | None = None, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """One curve of every run as a long frame: experiment, arm, label, seed, key, x (from 0), value.
+
+    name: such as "train_loss"; `runs`, a frame of `load` or `train`, takes the curves of just these runs, of a live store too.
+    Raises UsageError, with the names that there are, where no run has such a curve.
+
+    >>> losses = seqlib.curves("airline", "val_loss", "published")
+    >>> list(losses.columns)
+    ['experiment', 'arm', 'label', 'seed', 'key', 'x', 'value']
+    """
+    if runs is not None:
+        keys = dict.fromkeys(runs.key)
+        records = [record for record in (_find(study, key) for key in keys) if record is not None]
+        members = runs.groupby("key").experiment.agg(list).to_dict() if len(runs) else {}
+    else:
+        names = frames.chosen(study, experiment)
+        records, members = frames.archived(study, names), _members(study, names)
+    known = sorted({curve for record in records for curve in record.curves})
+    if records and name not in known:
+        raise nearest(f"curve of {study}", name, known)
+    return frames.curve_frame(study, records, name, members)
+
+
+def _find(study: str, key: str):
+    for store in (Store.live(), Store.archive()):
+        record = store.by_key(study, key)
+        if record is not None:
+            return record
+    return None
+
+
+def _members(study: str, names: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        for spec in plan.specs(study, name):
+            found.setdefault(spec.key, []).append(name)
+    return found
+
+
+def train(study: str, experiment: str = "live", workers: int = 1, **settings: Any) -> pd.DataFrame:
+    """Train what has no current record in the scratch store yet, and return the runs as `load` does.
+
+    settings: fields of the study's spec, a value or a list of values to run each of; `seed=3` means the seeds 0 to 2. What is
+    not named is as in the plan's experiment. The archive is neither read nor written. The frame's `attrs["trained"]` says how
+    many runs were trained now. Raises UsageError on an unknown field, an unknown arm or a value that is not allowed.
+
+    >>> live = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=3)
+    >>> len(live)
+    4
+    """
+    from seqlib.sweep import sweep
+
+    specs, new = plan.overridden(study, experiment, settings), []
+    records = sweep(specs, Store.live(), workers=workers, trained=new, redo_older=True)
+    out = frames.frame(study, records, {record.key: [experiment] for record in records})
+    out.attrs["trained"] = len({record.key for record in new})
+    out.attrs["machine"] = records[0].provenance["machine"] if records else {}
+    return out
+
+
+@dataclass(frozen=True)
+class Effect:
+    """By how much A exceeds B over paired seeds.
+
+    mean, low, high: the mean difference A - B with its 95% interval. p: two-sided sign-flip test. n: pairs. better: the
+    probability that a run of A has the lower value. verdict: "A is lower", "A is higher" or "no clear difference"; with fewer
+    than six pairs "too few seeds", since no two-sided sign-flip test can then reach p < 0.05."""
+
+    a: str
+    b: str
+    metric: str
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+    better: float
+    verdict: str
+
+    def text(self, digits: int = 1, sign: int = 1, scale: float = 1) -> str:
+        """`mean [low, high]`, for a sentence; `sign` -1 turns it round, `scale` changes the unit."""
+        ends = sorted((sign * scale * self.low, sign * scale * self.high))
+        mean = f"{sign * scale * self.mean:.{digits}f}"
+        return mean if np.isnan(ends[0]) else f"{mean} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+
+    @property
+    def interval(self) -> str:
+        return f"[{self.low:.3g}, {self.high:.3g}]"
+
+
+def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") -> Effect:
+    """The paired effect of A over B in a frame of runs: A less B, seed by seed.
+
+    a, b: two values of column `by`. The frame has to hold one run a seed of each. p is not adjusted for other comparisons.
+    Raises UsageError on an unknown metric, on a name that no run has, and where a seed has several runs.
+
+    >>> runs = seqlib.load("airline", "published")
+    >>> effect = seqlib.compare(runs, "test_mae", "rope", "lstm")
+    >>> effect.n, effect.verdict
+    (30, 'rope is lower')
+    """
+    numbers = [name for name in runs.columns if pd.api.types.is_numeric_dtype(runs[name])]
+    if metric not in runs.columns:
+        raise nearest("metric", metric, numbers)
+    sides = []
+    for name in (a, b):
+        own = runs[runs[by] == name]
+        if own.empty and len(runs):
+            raise nearest(by, name, sorted(map(str, runs[by].unique())))
+        if own.duplicated("seed").any():
+            differing = [c for c in own.columns if c not in ("key", metric) and own[c].astype(str).nunique() > 1 and c != "seed"]
+            raise UsageError(f"{name!r} has several runs of one seed, which differ in {', '.join(differing[:4])}; choose one "
+                             "experiment, or filter the frame")
+        sides.append(own.set_index("seed")[metric])
+    pairs = pd.concat(sides, axis=1, keys=["a", "b"]).dropna().astype(float)
+    if pairs.empty:
+        return Effect(a, b, metric, *[float("nan")] * 4, 0, float("nan"), "no pairs")
+    difference = (pairs.a - pairs.b).to_numpy()
+    low, high = stats.bca_interval(difference)
+    p = stats.sign_flip_p(difference)
+    if len(pairs) < stats.MINIMUM:
+        verdict = "too few seeds"
+    elif p >= 0.05:
+        verdict = "no clear difference"
+    else:
+        verdict = f"{a} is {'lower' if difference.mean() < 0 else 'higher'}"
+    return Effect(a, b, metric, float(difference.mean()), low, high, p, len(pairs),
+                  stats.improvement_probability(pairs.a, pairs.b), verdict)
+
+
+def verdicts(study: str | None = None) -> pd.DataFrame:
+    """The verdict on every claim of a study, or of all: a row a claim, by its id.
+
+    Columns as in `seqlib claims --json`: study, kind, says, verdict, seeds, ours, ci, p, p_holm, reason, and others.
+
+    >>> seqlib.verdicts("airline").loc["A01", "verdict"]
+    'reproduced'
+    """
+    from seqlib import claims, ledger
+
+    return pd.DataFrame(ledger.as_rows(claims.ledger([study] if study else None))).set_index("id", drop=False)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95% interval of the mean, for seaborn's `errorbar=seqlib.interval`; of fewer than two values the value itself."""
+    values = np.asarray(values, float)
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = stats.bca_interval(values)
+    return (float(values.mean()), float(values.mean())) if np.isnan(low) else (low, high)
+
+
+def seeds_of(runs: pd.DataFrame) -> int:
+    """The least number of seeds that a label of the frame has."""
+    return int(runs.groupby("label").seed.nunique().min()) if len(runs) else 0
+
+
+def build(study: str, **settings: Any):
+    """A fresh model of an arm as its runs start from it: `seqlib.build("airline", arm="rope", seed=3)`.
+
+    Raises UsageError on an unknown arm or setting, SeqlibError where a study builds its models inside its runs."""
+    specs = plan.expand(study, {**settings, "seed": [settings.get("seed", 0)]})
+    kind = studies.get(study)
+    if kind.build is None:
+        raise SeqlibError(f"the study {study} has no build function; see seqlib/studies/{study}")
+    return studies.initial(lambda: kind.build(specs[0]), specs[0].seed)

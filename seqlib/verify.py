@@ -1,0 +1,225 @@
+"""Train archived runs again with today's code and say how far apart the figures are; accept a change of code by evidence.
+
+`results/STUDY/accepted.json` says which code counts as the same as which, and why: every entry leads from the fingerprint that a
+record carries (or that was accepted before) to a newer one, arm by arm, with the runs that agreed to the bit.
+"""
+
+import functools
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from seqlib import plan
+from seqlib import study as studies
+from seqlib.errors import SeqlibError, UsageError, nearest
+from seqlib.record import Record, Spec
+from seqlib.store import ROOT, Store, scratch, write_atomically
+
+ACCEPTED, VERIFIED = "accepted.json", "verified.json"
+TIMED = ("seconds", "_mb", "tokens_per_second", "busy_share")  # endings of metrics that no two runs share
+OLD = """
+import json, sys
+from seqlib import study
+if __name__ == "__main__":
+    kind = study.get(sys.argv[1])
+    specs = [kind.spec(**spec) for spec in json.loads(sys.stdin.read())]
+    for record in (kind.train if hasattr(kind, "train") else kind.run)(specs):
+        print("RECORD " + record.model_dump_json(), flush=True)
+"""
+
+
+def _file(name: str) -> Path:
+    return Store.archive().root / name / ACCEPTED
+
+
+@functools.lru_cache(maxsize=16)
+def _accepted(path: Path, changed: int) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def entries(name: str) -> dict[str, Any]:
+    """A study's accepted changes: {"evidence": [...], "codes": {old: {arm: {new: number of the evidence}}}}."""
+    path = _file(name)
+    return _accepted(path, path.stat().st_mtime_ns) if path.exists() else {"evidence": [], "codes": {}}
+
+
+@functools.lru_cache(maxsize=4096)
+def _reachable(path: Path, changed: int, arm: str, code: str) -> frozenset[str]:
+    codes, found, waiting = _accepted(path, changed)["codes"], set(), [code]
+    while waiting:
+        at = waiting.pop()
+        if at not in found:
+            found.add(at)
+            waiting += codes.get(at, {}).get(arm, {})
+    return frozenset(found)
+
+
+def accepted(name: str, arm: str, code: str) -> frozenset[str]:
+    """`code` and all that was accepted in its place for an arm."""
+    path = _file(name)
+    return _reachable(path, path.stat().st_mtime_ns, arm, code) if path.exists() else frozenset((code,))
+
+
+def is_timed(metric: str) -> bool:
+    """Whether a metric tells what a run took, which no two runs share."""
+    return metric.endswith(TIMED)
+
+
+def differences(old: Record, new: Record) -> dict[str, tuple[Any, Any]]:
+    """Figures, timings apart, in which two records differ: metrics by name, curves by name with their first differing point."""
+    found = {}
+    for name in sorted({*old.metrics, *new.metrics}):
+        a, b = old.metrics.get(name), new.metrics.get(name)
+        if not is_timed(name) and name in old.metrics and a != b:
+            found[name] = (a, b)
+    for name, values in old.curves.items():
+        if "seconds" not in name and values != new.curves.get(name):
+            found[f"curve {name}"] = next(((a, b) for a, b in zip(values, new.curves.get(name, [])) if a != b), (None, None))
+    return found
+
+
+def relative(pair: tuple[Any, Any]) -> float:
+    """How far apart two figures are, as a share of the larger."""
+    a, b = pair
+    if not all(isinstance(x, (int, float)) for x in pair):
+        return math.inf if a != b else 0.0
+    return abs(a - b) / max(abs(a), abs(b), 1e-12)
+
+
+def sample(name: str, arms: Iterable[str] | None, number: int) -> list[Spec]:
+    """The `number` cheapest archived runs of every arm, cheapest arm first."""
+    kind = studies.get(name)
+    for arm in arms or ():
+        if arm not in kind.arms:
+            raise nearest(f"arm of {name}", arm, kind.arms)
+    planned, by_arm = plan.archived(name), {}
+    for record in Store.archive().records(name):
+        arm = record.spec["arm"]
+        if record.key in planned and (arms is None or arm in arms):
+            by_arm.setdefault(arm, []).append((record.provenance.get("wall_seconds", 0.0), record.spec["seed"], record.key, record))
+    chosen = [record for own in by_arm.values() for *_, record in sorted(own, key=lambda row: row[:3])[:number]]
+    return [kind.spec(**record.spec) for record in chosen]
+
+
+def check(name: str, specs: list[Spec]) -> list[dict[str, Any]]:
+    """Train runs again; a row a run: how many metrics agree to the bit, the largest relative difference, its metric."""
+    kind, rows = studies.get(name), []
+    for group in kind.groups(specs):
+        for spec, new in zip(group, kind.train(group)):
+            old = Store.archive().get(spec)
+            if old is None:
+                continue
+            apart = {k: v for k, v in differences(old, new).items() if not k.startswith("curve")}
+            worst = max(apart, key=lambda k: relative(apart[k]), default="")
+            rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key[:12],
+                         "metrics": sum(not is_timed(m) for m in old.metrics), "differ": len(apart),
+                         "largest": relative(apart[worst]) if worst else 0.0, "metric": worst,
+                         "recorded": apart[worst][0] if worst else None, "now": apart[worst][1] if worst else None,
+                         "outcome": outcome(apart)})
+    return rows
+
+
+def outcome(apart: dict[str, tuple[Any, Any]]) -> str:
+    """Of a run trained again: equal to the bit, equal but for rounding (a thousandth), or off."""
+    if not apart:
+        return "to the bit"
+    return "to rounding" if max(map(relative, apart.values())) < 1e-3 else "off"
+
+
+@contextmanager
+def worktree(commit: str) -> Iterator[Path]:
+    """The project as it was at a commit, in a folder of its own. Raises UsageError where there is no such commit."""
+    with tempfile.TemporaryDirectory(prefix="seqlib-") as folder:
+        path = Path(folder) / "old"
+        done = subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", "-q", str(path), commit],
+                              capture_output=True, text=True)
+        if done.returncode:
+            raise UsageError(f"--against {commit}: {done.stderr.strip().splitlines()[-1]}")
+        try:
+            yield path
+        finally:
+            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(path)], capture_output=True)
+
+
+def old_records(name: str, groups: list[list[Spec]], commit: str) -> dict[str, Record]:
+    """Records that the code of a commit makes here, by key; kept in scratch, so that an interrupted comparison goes on."""
+    kept, found = Store(scratch() / "verify" / commit), {}
+    missing = []
+    for group in groups:
+        records = [kept.get(spec) for spec in group]
+        if all(records):
+            found |= {record.key: record for record in records}
+        else:
+            missing.append(group)
+    if not missing:
+        return found
+    with worktree(commit) as folder:
+        environment = {**os.environ, "PYTHONPATH": str(folder), "SEQLIB_RUNS": str(folder / ".runs")}
+        for group in missing:
+            text = json.dumps([spec.model_dump(mode="json") for spec in group])
+            program = folder / "train_again.py"  # a file: some studies start processes that import it
+            program.write_text(OLD)
+            done = subprocess.run([sys.executable, str(program), name], input=text, env=environment, cwd=folder,
+                                  capture_output=True, text=True)
+            lines = [line.removeprefix("RECORD ") for line in done.stdout.splitlines() if line.startswith("RECORD ")]
+            if len(lines) != len(group):
+                last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
+                raise SeqlibError(f"{name}/{group[0].arm} cannot be trained with the code of {commit}: {''.join(last)}")
+            for record in map(Record.model_validate_json, lines):
+                kept.put(record)
+                found[record.key] = record
+    return found
+
+
+def compare_code(name: str, specs: list[Spec], commit: str) -> list[dict[str, Any]]:
+    """Runs trained here by the code of a commit and by today's; a row a run with what differs."""
+    kind, rows = studies.get(name), []
+    groups = kind.groups(specs)
+    old = old_records(name, groups, commit)
+    for group in groups:
+        for spec, new in zip(group, kind.train(group)):
+            apart = differences(old[spec.key], new)
+            rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key, "differ": sorted(apart),
+                         "code": old[spec.key].provenance["code_hash"], "outcome": "to the bit" if not apart else "off"})
+    return rows
+
+
+def accept(name: str, rows: list[dict[str, Any]], commit: str, machine: dict[str, Any]) -> dict[str, int]:
+    """Write old code -> today's code for every arm all of whose compared runs agree to the bit, with that evidence. Raises
+    SeqlibError where a run differs."""
+    off = [row for row in rows if row["outcome"] != "to the bit"]
+    if off:
+        raise SeqlibError(f"{name}/{off[0]['arm']} seed {off[0]['seed']}: today's code differs from {commit} in "
+                          f"{', '.join(off[0]['differ'][:3])}; nothing was accepted. If the change is meant, sweep the study again")
+    kind = studies.get(name)
+    known = json.loads(json.dumps(entries(name)))
+    known["evidence"].append({
+        "date": date.today().isoformat(), "against": commit, "kind": "runs", "machine": machine,
+        "runs": [{"arm": row["arm"], "seed": row["seed"], "key": row["key"]} for row in rows]})
+    number = len(known["evidence"]) - 1
+    arms = sorted({row["arm"] for row in rows})
+    codes = {arm: {row["code"] for row in rows if row["arm"] == arm} for arm in arms}
+    for record in Store.archive().records(name):  # the same code under another fingerprint, such as one of its bytes
+        if record.spec["arm"] in codes and record.provenance["git"]["commit"] == commit:
+            codes[record.spec["arm"]].add(record.provenance["code_hash"])
+    for arm in arms:
+        for old in codes[arm]:
+            if old != kind.fingerprint(arm):
+                known["codes"].setdefault(old, {}).setdefault(arm, {})[kind.fingerprint(arm)] = number
+    write_atomically(_file(name), json.dumps(known, indent=1).encode())
+    return {"arms": len(arms), "runs": len(rows)}
+
+
+def keep(name: str, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Path:
+    """Write the outcome of `check`, which the site shows."""
+    path = Store.archive().root / name / VERIFIED
+    write_atomically(path, json.dumps({"date": date.today().isoformat(), "machine": machine, "runs": rows}, indent=1).encode())
+    return path
