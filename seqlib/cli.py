@@ -1,6 +1,7 @@
 """The command `seqlib`. Exit codes: 0 done, 1 a run failed, 2 bad usage, 130 interrupted."""
 
 import json
+import math
 import re
 import sys
 import traceback
@@ -8,11 +9,9 @@ import warnings
 
 import click
 
-from seqlib import __version__, study
+from seqlib import __version__
 from seqlib.errors import SeqlibError, UsageError, nearest
 
-PROFILE = click.option("--profile", default="quick", show_default=True, metavar="|".join(study.PROFILES),
-                       help="How much to run; see notebooks/profiles.")
 WORKERS = click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256),
                        help="Processes at once; they share the cores.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -47,19 +46,23 @@ def cli(debug: bool):
 
 @cli.command()
 @click.argument("studies", nargs=-1)
-@PROFILE
+@click.option("--profile", default="quick", show_default=True, metavar="quick|smoke",
+              help="quick: the notebook's parameters; smoke: seconds, to see that everything runs.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a parameter; may be repeated.")
+@click.option("--output", type=click.Path(file_okay=False), help="A folder for the executed notebooks, instead of the book.")
 @WORKERS
 @click.option("--timeout", default=7200.0, show_default=True, type=click.FloatRange(0, 10**6, min_open=True),
               help="Seconds a notebook may take.")
-@example("seqlib run airline --profile quick --set seeds=5")
-def run(studies, profile, settings, workers, timeout):
+@example("seqlib run airline --set seeds=5")
+def run(studies, profile, settings, output, workers, timeout):
     """Execute the notebooks of STUDIES (default: all) into the book. Pages whose inputs are unchanged are kept."""
     from seqlib import pages
 
-    planned = pages.plan(list(studies), profile, list(settings))
+    if not math.isfinite(timeout):
+        raise UsageError(f"--timeout is {timeout}; name a number of seconds")
+    planned = pages.plan(list(dict.fromkeys(studies)), profile, list(settings), output)
     done = {page.name for page in pages.run(planned, workers, timeout)}
-    for page in [*planned, pages.Page(pages.LEDGER, {})]:
+    for page in planned:
         click.echo(f"{'executed' if page.name in done else 'up to date'}: {page.output}")
 
 
@@ -77,39 +80,103 @@ def parse_seeds(text: str) -> list[int]:
 
 @cli.command()
 @click.argument("name", metavar="STUDY")
-@PROFILE
+@click.argument("experiments", nargs=-1)
 @click.option("--arms", help="Only these arms, separated by commas.")
-@click.option("--seeds", help="Only these seeds, such as 0-29.")
+@click.option("--seeds", help="Only these seeds, such as 0-29; seeds beyond the plan's are trained into the scratch store.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=V1,V2", help="Set a field otherwise, each value in turn.")
 @WORKERS
 @click.option("--redo-older", is_flag=True, help="Train again what other code recorded, and replace it.")
-@example("seqlib sweep airline --profile full --arms lstm,rope --seeds 0-9")
-def sweep(name, profile, arms, seeds, workers, redo_older):
-    """Fill the store with a study's runs, without a notebook. `full` fills results/, the others .runs/."""
+@example("seqlib sweep airline published --arms lstm,rope --seeds 0-9")
+def sweep(name, experiments, arms, seeds, settings, workers, redo_older):
+    """Train the runs of a study's EXPERIMENTS (see plan.yaml; default: the whole archive), without a notebook.
+
+    Runs that the plan names go to results/, all others to .runs/."""
+    from seqlib import plan, study
     from seqlib.store import Store
     from seqlib.sweep import show_log
     from seqlib.sweep import sweep as run_sweep
 
     show_log()
-    chosen = study.get(name)
-    numbers = parse_seeds(seeds) if seeds is not None else []
-    specs = chosen.specs(chosen.parameters(profile))
-    if not {spec.seed for spec in specs}.issuperset(numbers):
-        specs = chosen.specs(chosen.parameters(profile, seeds=max(numbers) + 1))
-    if arms is not None:
-        wanted = arms.split(",")
-        available = list(dict.fromkeys(spec.arm for spec in specs))
-        for arm in wanted:
-            if arm not in available:
-                raise nearest(f"arm in profile {profile}:", arm, available)
-        specs = [spec for spec in specs if spec.arm in wanted]
+    known = plan.archived(name)
+    experiments = list(experiments) or [e for e in plan.experiments(name) if e not in plan.NOT_ARCHIVED]
+    changed = {"arm": arms.split(",")} if arms is not None and len(experiments) == 1 else {}
+    for text in settings:
+        field, values = parse_setting(text)
+        changed[field] = values
     if seeds is not None:
-        specs = [spec for spec in specs if spec.seed in numbers]
-        if not specs:
-            raise UsageError(f"--seeds {seeds}: the chosen arms have no such seed (a classical forecast has seed 0 alone)")
-    store, trained = Store.of_profile(profile), []
-    redo_older = redo_older or profile != "full"  # live runs show what this code does
-    records = run_sweep(specs, store, workers=workers, trained=trained, redo_older=redo_older)
-    click.echo(f"{len(records)} records of {name} in {store.root / name}, {len(trained)} of them new")
+        changed["seed"] = parse_seeds(seeds)
+    specs = [spec for e in experiments for spec in (plan.overridden(name, e, changed) if changed else plan.specs(name, e))]
+    if arms is not None:
+        for arm in arms.split(","):
+            if arm not in study.get(name).arms:
+                raise nearest(f"arm of {name}", arm, study.get(name).arms)
+        specs = [spec for spec in specs if spec.arm in arms.split(",")]
+    specs = list({spec.key: spec for spec in specs}.values())
+    if not specs:
+        raise UsageError(f"{name} {' '.join(experiments)}: no run has such arms and seeds")
+    for store, redo, wanted in ((Store.archive(), redo_older, [s for s in specs if s.key in known]),
+                                (Store.live(), True, [s for s in specs if s.key not in known])):
+        trained: list = []
+        if wanted:
+            records = run_sweep(wanted, store, workers=workers, trained=trained, redo_older=redo)
+            click.echo(f"{len(records)} records of {name} in {store.root / name}, {len(trained)} of them new")
+
+
+def parse_setting(text: str) -> tuple[str, list]:
+    """`lr=1e-3,1e-4` as the field and its values."""
+    from seqlib import yamls
+
+    field, equals, values = text.partition("=")
+    if not equals or not field.strip():
+        raise UsageError(f"--set wants NAME=V1,V2, got {text!r}; for example --set lr=1e-3,1e-4")
+    if field.strip() in ("arm", "seed", "study"):
+        raise UsageError(f"--set {field.strip()}: use --arms and --seeds")
+    return field.strip(), [yamls.parse(value, f"--set {field.strip()}") for value in values.split(",")]
+
+
+@cli.command()
+@click.argument("name", metavar="STUDY")
+@click.option("--arms", help="Only these arms, separated by commas.")
+@click.option("--sample", default=1, show_default=True, type=click.IntRange(1, 1000), help="Archived runs of every arm.")
+@click.option("--experiment", help="Runs of this experiment, such as check, instead of archived ones (with --accept).")
+@click.option("--accept", is_flag=True, help="Compare with the code of --against, and let its records count as current.")
+@click.option("--against", default="HEAD", show_default=True, metavar="COMMIT", help="The older code, for --accept.")
+@JSON
+@example("seqlib verify airline --arms lstm --sample 2")
+def verify(name, arms, sample, experiment, accept, against, as_json):
+    """Train archived runs again with today's code, and show every figure that differs.
+
+    With --accept the code of an older commit and today's train the same runs here; where all agree to the bit, records of
+    the older code count as current, with this evidence in results/STUDY/accepted.json."""
+    from seqlib import plan, provenance
+    from seqlib import verify as checks
+
+    wanted = arms.split(",") if arms else None
+    if not accept:
+        rows = checks.check(name, checks.sample(name, wanted, sample))
+        checks.keep(name, rows, provenance.machine())
+    else:
+        commit = checks.commit_of(against)
+        specs = plan.specs(name, experiment) if experiment else checks.sample(name, wanted, sample)
+        specs = [spec for spec in specs if wanted is None or spec.arm in wanted]
+        rows = checks.compare_code(name, specs, commit)
+        counted = checks.accept(name, rows, commit, provenance.machine())
+        click.echo(f"accepted: {counted['runs']} runs of {counted['arms']} arms agree to the bit", err=True)
+    show(rows, as_json)
+    if any(row["outcome"] == "off" for row in rows):
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("name", metavar="NAME")
+@example("seqlib new copying")
+def new(name):
+    """Write a new study: seqlib/studies/NAME with its plan and claims, and notebooks/NAME.ipynb, which runs at once."""
+    from seqlib import template
+
+    for path in template.write(name):
+        click.echo(f"wrote {path}")
+    click.echo("add `- file: book/studies/" + name + "` to _toc.yml, then: seqlib run " + name)
 
 
 @cli.command("claims")
@@ -133,7 +200,9 @@ def show_claims(name, as_json):
 @example("seqlib params airline --json")
 def params(name, as_json):
     """Trainable and total parameters of every arm of STUDY."""
-    counts = {arm: count() for arm, count in study.get(name).arms.items()}
+    from seqlib import study
+
+    counts = study.get(name).parameters()
     if as_json:
         click.echo(json.dumps(counts, indent=1))
     else:
@@ -166,18 +235,21 @@ def data(name, as_json):
 @JSON
 @example("seqlib status")
 def status(as_json):
-    """Records in the archive and in scratch, by study; how many the archive lacks, and which are of older code."""
+    """Records in the archive and in scratch, by study: how many the plan's archive lacks, which are of older code, and which
+    no plan names."""
+    from seqlib import plan, study
     from seqlib.store import Store
 
     rows = []
-    for name in study.NAMES:
-        s = study.get(name)
-        planned = s.planned()
+    for name in study.names():
+        kind, planned = study.get(name), plan.archived(name)
         for label, store in (("archive", Store.archive()), ("live", Store.live())):
             records = list(store.records(name))
+            archive = label == "archive"
             rows.append({"study": name, "store": label, "records": len(records),
-                         "missing": len(planned - {r.key for r in records}) if label == "archive" else "",
-                         "older_code": sum(not s.current(r) for r in records),
+                         "missing": len(planned.keys() - {r.key for r in records}) if archive else "",
+                         "unplanned": sum(r.key not in planned for r in records) if archive else "",
+                         "older_code": sum(not kind.current(r) for r in records),
                          "damaged": len(list((store.root / name).glob("*.damaged"))), "path": str(store.root / name)})
     show(rows, as_json)
 

@@ -25,14 +25,23 @@ from seqlib.store import ROOT, Store, scratch, write_atomically
 
 ACCEPTED, VERIFIED = "accepted.json", "verified.json"
 TIMED = ("seconds", "_mb", "tokens_per_second", "busy_share")  # endings of metrics that no two runs share
-OLD = """
+TRAIN = """
 import json, sys
 from seqlib import study
 if __name__ == "__main__":
     kind = study.get(sys.argv[1])
-    specs = [kind.spec(**spec) for spec in json.loads(sys.stdin.read())]
-    for record in (kind.train if hasattr(kind, "train") else kind.run)(specs):
-        print("RECORD " + record.model_dump_json(), flush=True)
+    for group in json.loads(sys.stdin.read()):
+        specs = [kind.spec(**spec) for spec in group]
+        for record in (kind.train if hasattr(kind, "train") else kind.run)(specs):
+            print("LINE " + record.model_dump_json(), flush=True)
+"""
+CODES = """
+import json, sys
+from seqlib import study
+from seqlib.store import Store
+kind = study.get(sys.argv[1])
+found = {(r.spec["arm"], r.provenance["code_hash"]) for r in Store.archive().records(sys.argv[1]) if kind.current(r)}
+print("LINE " + json.dumps(sorted(found)))
 """
 
 
@@ -134,6 +143,14 @@ def outcome(apart: dict[str, tuple[Any, Any]]) -> str:
     return "to rounding" if max(map(relative, apart.values())) < 1e-3 else "off"
 
 
+def commit_of(name: str) -> str:
+    """A commit's full name. Raises UsageError where the project's repository has none of that name."""
+    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--verify", f"{name}^{{commit}}"], capture_output=True, text=True)
+    if done.returncode:
+        raise UsageError(f"--against {name}: no such commit in {ROOT}")
+    return done.stdout.strip()
+
+
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
     """The project as it was at a commit, in a folder of its own. Raises UsageError where there is no such commit."""
@@ -149,31 +166,43 @@ def worktree(commit: str) -> Iterator[Path]:
             subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(path)], capture_output=True)
 
 
+def in_worktree(folder: Path, program: str, name: str, text: str = "") -> Iterator[str]:
+    """Lines that a small program prints, run with the package of a worktree. Raises SeqlibError
+    with its last line of error."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "SEQLIB_RUNS": str(folder / ".runs"),
+                   "SEQLIB_RESULTS": str(Store.archive().root.resolve())}
+    path = folder / "verify_with_old_code.py"  # a file: some studies start processes that import it
+    path.write_text(program)
+    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as errors:
+        given.write(text)
+        given.seek(0)
+        process = subprocess.Popen([sys.executable, str(path), name], cwd=folder, env=environment,
+                                   stdin=given, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            for line in process.stdout:
+                if line.startswith("LINE "):
+                    yield line.removeprefix("LINE ")
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            code = process.wait()
+        errors.seek(0)
+        last = [line for line in errors.read().splitlines() if line.strip()][-1:]
+    if code:
+        raise SeqlibError(f"{name}: the older code does not run here: {''.join(last)}")
+
+
 def old_records(name: str, groups: list[list[Spec]], commit: str) -> dict[str, Record]:
-    """Records that the code of a commit makes here, by key; kept in scratch, so that an interrupted comparison goes on."""
-    kept, found = Store(scratch() / "verify" / commit), {}
-    missing = []
-    for group in groups:
-        records = [kept.get(spec) for spec in group]
-        if all(records):
-            found |= {record.key: record for record in records}
-        else:
-            missing.append(group)
-    if not missing:
-        return found
-    with worktree(commit) as folder:
-        environment = {**os.environ, "PYTHONPATH": str(folder), "SEQLIB_RUNS": str(folder / ".runs")}
-        for group in missing:
-            text = json.dumps([spec.model_dump(mode="json") for spec in group])
-            program = folder / "train_again.py"  # a file: some studies start processes that import it
-            program.write_text(OLD)
-            done = subprocess.run([sys.executable, str(program), name], input=text, env=environment, cwd=folder,
-                                  capture_output=True, text=True)
-            lines = [line.removeprefix("RECORD ") for line in done.stdout.splitlines() if line.startswith("RECORD ")]
-            if len(lines) != len(group):
-                last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
-                raise SeqlibError(f"{name}/{group[0].arm} cannot be trained with the code of {commit}: {''.join(last)}")
-            for record in map(Record.model_validate_json, lines):
+    """Records that the code of a commit makes here, by key; kept in scratch, so that an interrupted
+    comparison goes on."""
+    kept = Store(scratch() / "verify" / commit[:12])
+    found = {record.key: record for group in groups for record in map(kept.get, group) if record}
+    missing = [group for group in groups if not all(spec.key in found for spec in group)]
+    if missing:
+        text = json.dumps([[spec.model_dump(mode="json") for spec in group] for group in missing])
+        with worktree(commit) as folder:
+            for line in in_worktree(folder, TRAIN, name, text):
+                record = Record.model_validate_json(line)
                 kept.put(record)
                 found[record.key] = record
     return found
@@ -207,9 +236,10 @@ def accept(name: str, rows: list[dict[str, Any]], commit: str, machine: dict[str
     number = len(known["evidence"]) - 1
     arms = sorted({row["arm"] for row in rows})
     codes = {arm: {row["code"] for row in rows if row["arm"] == arm} for arm in arms}
-    for record in Store.archive().records(name):  # the same code under another fingerprint, such as one of its bytes
-        if record.spec["arm"] in codes and record.provenance["git"]["commit"] == commit:
-            codes[record.spec["arm"]].add(record.provenance["code_hash"])
+    with worktree(commit) as folder:  # the same code under other fingerprints, such as an earlier one of its bytes
+        [line] = in_worktree(folder, CODES, name)
+        for arm, code in json.loads(line):
+            codes.setdefault(arm, set()).add(code)
     for arm in arms:
         for old in codes[arm]:
             if old != kind.fingerprint(arm):
