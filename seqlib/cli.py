@@ -81,41 +81,47 @@ def parse_seeds(text: str) -> list[int]:
 @cli.command()
 @click.argument("name", metavar="STUDY")
 @click.argument("experiments", nargs=-1)
+@click.option("--profile", type=click.Choice(["smoke", "quick", "full"]), help="Short for an experiment: smoke, live, the archive.")
 @click.option("--arms", help="Only these arms, separated by commas.")
 @click.option("--seeds", help="Only these seeds, such as 0-29; seeds beyond the plan's are trained into the scratch store.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=V1,V2", help="Set a field otherwise, each value in turn.")
 @WORKERS
 @click.option("--redo-older", is_flag=True, help="Train again what other code recorded, and replace it.")
 @example("seqlib sweep airline published --arms lstm,rope --seeds 0-9")
-def sweep(name, experiments, arms, seeds, settings, workers, redo_older):
+def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older):
     """Train the runs of a study's EXPERIMENTS (see plan.yaml; default: the whole archive), without a notebook.
 
     Runs that the plan names go to results/, all others to .runs/."""
     from seqlib import plan, study
     from seqlib.store import Store
-    from seqlib.sweep import show_log
+    from seqlib.processes import show_log
     from seqlib.sweep import sweep as run_sweep
 
     show_log()
-    known = plan.archived(name)
-    experiments = list(experiments) or [e for e in plan.experiments(name) if e not in plan.NOT_ARCHIVED]
-    changed = {"arm": arms.split(",")} if arms is not None and len(experiments) == 1 else {}
-    for text in settings:
-        field, values = parse_setting(text)
-        changed[field] = values
+    archived = plan.archived(name)
+    every = [experiment for experiment in plan.experiments(name) if experiment not in plan.NOT_ARCHIVED]
+    if profile and experiments:
+        raise UsageError("--profile names experiments, and so does EXPERIMENTS; leave one out")
+    experiments = list(experiments) or {"smoke": ["smoke"], "quick": ["live"]}.get(profile, every)
+    changed = dict(parse_setting(text) for text in settings)
+    specs = [spec for one in experiments for spec in plan.overridden(name, one, changed)]
     if seeds is not None:
-        changed["seed"] = parse_seeds(seeds)
-    specs = [spec for e in experiments for spec in (plan.overridden(name, e, changed) if changed else plan.specs(name, e))]
+        numbers = parse_seeds(seeds)
+        if not {spec.seed for spec in specs}.issuperset(numbers):
+            specs = [spec for one in experiments for spec in plan.overridden(name, one, {**changed, "seed": numbers})]
+        specs = [spec for spec in specs if spec.seed in numbers]
     if arms is not None:
-        for arm in arms.split(","):
+        wanted, available = arms.split(","), list(dict.fromkeys(spec.arm for spec in specs))
+        for arm in wanted:
             if arm not in study.get(name).arms:
-                raise nearest(f"arm of {name}", arm, study.get(name).arms)
-        specs = [spec for spec in specs if spec.arm in arms.split(",")]
+                raise nearest(f"arm of {name}", arm, available or study.get(name).arms)
+        specs = [spec for spec in specs if spec.arm in wanted]
     specs = list({spec.key: spec for spec in specs}.values())
     if not specs:
-        raise UsageError(f"{name} {' '.join(experiments)}: no run has such arms and seeds")
-    for store, redo, wanted in ((Store.archive(), redo_older, [s for s in specs if s.key in known]),
-                                (Store.live(), True, [s for s in specs if s.key not in known])):
+        raise UsageError(f"{name} {' '.join(experiments)}: no run has such arms and seeds (what draws nothing at random "
+                         "has seed 0 alone)")
+    for store, redo, wanted in ((Store.archive(), redo_older, [s for s in specs if s.key in archived]),
+                                (Store.live(), True, [s for s in specs if s.key not in archived])):
         trained: list = []
         if wanted:
             records = run_sweep(wanted, store, workers=workers, trained=trained, redo_older=redo)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 OPAQUE = frozenset(f"seqlib.{name}" for name in (
-    "api", "code", "data", "errors", "plan", "provenance", "sources", "store", "study", "sweep", "verify", "yamls"))
+    "accepted", "api", "code", "data", "errors", "frames", "plan", "processes", "provenance", "sources", "store", "study", "sweep",
+    "verify", "yamls"))
 FOUND = [("seqlib.record", "tidy")]  # of every study: the digits that a record keeps
 
 
@@ -201,6 +202,8 @@ def described(value: Any, roots: list[tuple[str, str]]) -> Any:
             roots.append((value.__module__, value.__qualname__.split(".")[0]))
         return f"{value.__module__}.{value.__qualname__}" if not value.__module__.startswith("seqlib") else value.__qualname__
     if dataclasses.is_dataclass(value):
+        if type(value).__module__.startswith("seqlib"):
+            roots.append((type(value).__module__, type(value).__qualname__.split(".")[0]))
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         return {"is": type(value).__name__} | {name: described(part, roots) for name, part in fields.items()}
     if isinstance(value, dict):

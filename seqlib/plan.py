@@ -134,6 +134,8 @@ def overridden(name: str, experiment: str, settings: Mapping[str, Any]) -> list[
     for grid in grids(name, experiment):
         varied = {k: v for k, v in grid.get("zip", {}).items() if k not in settings}
         merged = {k: v for k, v in grid.items() if k != "zip"} | dict(settings)
+        if "seed" not in grid:  # of what draws nothing at random there is one run
+            merged.pop("seed", None)
         found += expand(name, merged | ({"zip": varied} if varied else {}))
     return list({spec.key: spec for spec in found}.values())
 

@@ -1,22 +1,19 @@
 """Run what has no record yet, through any `concurrent.futures.Executor`, and write each record as it finishes."""
 
-import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 
 from tqdm.auto import tqdm
 
 from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError
+from seqlib.processes import cores, limit_threads
 from seqlib.record import Record, Spec
 from seqlib.store import Store
 
@@ -41,45 +38,6 @@ def run_group(specs: Sequence[Spec]) -> list[Record]:
         return studies.get(specs[0].study).train(list(specs))
     finally:
         sys.setswitchinterval(before)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it has ended, in whatever way, so that a killed sweep leaves none behind that
-    trains on."""
-    parent = parent_process()
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    if parent:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def show_log() -> None:
-    """Let what the package logs be seen: without a handler of ours, Python shows warnings alone."""
-    own = logging.getLogger("seqlib")
-    if not own.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("seqlib: %(message)s"))
-        own.addHandler(handler)
-        own.setLevel(logging.INFO)
-
-
-def limit_threads(threads: int) -> None:
-    """Set up a pool's worker so that all of them together use each core once, and none outlives what started it."""
-    end_with_parent()
-    show_log()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own
-    import torch
-
-    torch.set_num_threads(threads)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pool(workers: int) -> Executor:

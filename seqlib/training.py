@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqlib.errors import SeqlibError
 from seqlib.store import write_atomically
-from seqlib.sweep import limit_threads
+from seqlib.processes import limit_threads
 
 
 def in_own_process(call: Callable[..., Any], *arguments: Any, threads: int, what: str) -> Any:

@@ -1,10 +1,10 @@
 """Train archived runs again with today's code and say how far apart the figures are; accept a change of code by evidence.
 
-`results/STUDY/accepted.json` says which code counts as the same as which, and why: every entry leads from the fingerprint that a
-record carries (or that was accepted before) to a newer one, arm by arm, with the runs that agreed to the bit.
+A change of code is judged on one machine, old code (from its commit, in a worktree) against new: where
+at least one run of every arm agrees to the bit, `accept` writes old fingerprint -> new fingerprint with
+that evidence (see `seqlib.accepted`).
 """
 
-import functools
 import json
 import math
 import os
@@ -17,13 +17,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from seqlib import plan
+from seqlib import accepted, plan
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, nearest
 from seqlib.record import Record, Spec
 from seqlib.store import ROOT, Store, scratch, write_atomically
 
-ACCEPTED, VERIFIED = "accepted.json", "verified.json"
+VERIFIED = "verified.json"
 TIMED = ("seconds", "_mb", "tokens_per_second", "busy_share")  # endings of metrics that no two runs share
 TRAIN = """
 import json, sys
@@ -43,38 +43,6 @@ kind = study.get(sys.argv[1])
 found = {(r.spec["arm"], r.provenance["code_hash"]) for r in Store.archive().records(sys.argv[1]) if kind.current(r)}
 print("LINE " + json.dumps(sorted(found)))
 """
-
-
-def _file(name: str) -> Path:
-    return Store.archive().root / name / ACCEPTED
-
-
-@functools.lru_cache(maxsize=16)
-def _accepted(path: Path, changed: int) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def entries(name: str) -> dict[str, Any]:
-    """A study's accepted changes: {"evidence": [...], "codes": {old: {arm: {new: number of the evidence}}}}."""
-    path = _file(name)
-    return _accepted(path, path.stat().st_mtime_ns) if path.exists() else {"evidence": [], "codes": {}}
-
-
-@functools.lru_cache(maxsize=4096)
-def _reachable(path: Path, changed: int, arm: str, code: str) -> frozenset[str]:
-    codes, found, waiting = _accepted(path, changed)["codes"], set(), [code]
-    while waiting:
-        at = waiting.pop()
-        if at not in found:
-            found.add(at)
-            waiting += codes.get(at, {}).get(arm, {})
-    return frozenset(found)
-
-
-def accepted(name: str, arm: str, code: str) -> frozenset[str]:
-    """`code` and all that was accepted in its place for an arm."""
-    path = _file(name)
-    return _reachable(path, path.stat().st_mtime_ns, arm, code) if path.exists() else frozenset((code,))
 
 
 def is_timed(metric: str) -> bool:
@@ -229,7 +197,7 @@ def accept(name: str, rows: list[dict[str, Any]], commit: str, machine: dict[str
         raise SeqlibError(f"{name}/{off[0]['arm']} seed {off[0]['seed']}: today's code differs from {commit} in "
                           f"{', '.join(off[0]['differ'][:3])}; nothing was accepted. If the change is meant, sweep the study again")
     kind = studies.get(name)
-    known = json.loads(json.dumps(entries(name)))
+    known = json.loads(json.dumps(accepted.entries(name)))
     known["evidence"].append({
         "date": date.today().isoformat(), "against": commit, "kind": "runs", "machine": machine,
         "runs": [{"arm": row["arm"], "seed": row["seed"], "key": row["key"]} for row in rows]})
@@ -244,7 +212,7 @@ def accept(name: str, rows: list[dict[str, Any]], commit: str, machine: dict[str
         for old in codes[arm]:
             if old != kind.fingerprint(arm):
                 known["codes"].setdefault(old, {}).setdefault(arm, {})[kind.fingerprint(arm)] = number
-    write_atomically(_file(name), json.dumps(known, indent=1).encode())
+    write_atomically(accepted.path_of(name), json.dumps(known, indent=1).encode())
     return {"arms": len(arms), "runs": len(rows)}
 
 

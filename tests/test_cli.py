@@ -18,13 +18,13 @@ def call(*arguments, capsys):
 
 @pytest.mark.parametrize("arguments, told", [
     (["run", "nope"], "unknown study 'nope'; choose from: airline"),
-    (["run", "ernie", "--set", "base=bert"], "study ernie, base"),
+    (["run", "ernie", "--set", "base=bert"], "base"),
     (["run", "airline", "--profile", "huge"], "unknown profile 'huge'"),
     (["run", "airline", "--set", "seeds=many"], "seeds"),
     (["run", "airline", "--set", "seeds=0"], "seeds"),
-    (["run", "airline", "--set", "depth=3"], "depth: no such parameter"),
+    (["run", "airline", "--set", "depth=3"], "unknown parameter 'depth'"),
     (["run", "airline", "--set", "seeds"], "NAME=VALUE"),
-    (["run", "airline", "--set", "arms=[nothing]"], "unknown arm 'nothing'"),
+    (["run", "airline", "--set", "arms=[nothing]"], "'nothing'"),
     (["run", "--workers", "0"], "--workers"),
     (["sweep", "airline", "--arms", "lstn"], "'lstn'"),
     (["sweep", "airline", "--seeds", "5-2"], "--seeds"),
@@ -32,16 +32,25 @@ def call(*arguments, capsys):
     (["sweep", "airline", "--seeds", "²"], "--seeds"),
     (["sweep", "airline", "--seeds", "1-"], "--seeds"),
     (["sweep", "airline", "--seeds", "0-2000000000"], "below 10000"),
-    (["sweep", "airline", "--arms", "naive", "--seeds", "5"], "no such seed"),
-    (["run", "airline", "--set", "profile=full"], "use --profile"),
+    (["sweep", "airline", "baselines", "--arms", "naive", "--seeds", "5"], "seed 0 alone"),
+    (["sweep", "airline", "publish"], "did you mean 'published'"),
+    (["sweep", "airline", "published", "--set", "epoch=3"], "did you mean 'epochs'"),
+    (["sweep", "airline", "published", "--set", "epochs=0"], "epochs"),
+    (["sweep", "airline", "published", "--set", "epochs"], "NAME=V1,V2"),
+    (["sweep", "airline", "published", "--profile", "smoke"], "leave one out"),
+    (["verify", "airline", "--arms", "lstn"], "did you mean 'lstm'"),
+    (["verify", "airline", "--accept", "--against", "nothing"], "no such commit"),
+    (["new", "airline"], "already"),
+    (["new", "Two Words"], "cannot name a study"),
     (["run", "airline", "--set", "arms=[]"], "arms"),
     (["run", "airline", "--timeout", "inf"], "--timeout"),
+    (["run", "airline", "--timeout", "nan"], "--timeout"),
     (["claims", "--study", "nope"], "unknown study"),
     (["params", "nope"], "unknown study"),
     (["bench", "nope"], "unknown bench"),
     (["data", "nope"], "unknown data set"),
-    (["run", "shakespeare", "--set", "context=1"], "study shakespeare, context"),
-    (["run", "shakespeare", "--set", "corpus=sonnets"], "study shakespeare, corpus"),
+    (["run", "shakespeare", "--set", "context=1"], "context"),
+    (["run", "shakespeare", "--set", "corpus=sonnets"], "corpus"),
     (["frobnicate"], "No such command"),
 ])
 def test_bad_usage_is_one_line_and_exit_code_2(arguments, told, capsys):
@@ -53,7 +62,7 @@ def test_debug_adds_the_traceback(capsys):
     assert "Traceback" in call("params", "nope", "--debug", capsys=capsys)[2]
 
 
-@pytest.mark.parametrize("name", ["run", "sweep", "claims", "params", "bench", "data", "status"])
+@pytest.mark.parametrize("name", ["run", "sweep", "verify", "new", "claims", "params", "bench", "data", "status"])
 def test_every_command_has_help_with_an_example(name):
     shown = CliRunner().invoke(cli.cli, [name, "--help"])
     assert shown.exit_code == 0 and f"Example:\n    seqlib {name}" in shown.output
@@ -71,33 +80,40 @@ def test_claims_json_has_every_claim_and_its_figures(capsys):
 
 
 def test_data_json(capsys):
-    from seqlib.studies.airline.protocol import SERIES_SHA256
+    from seqlib.data import AIRLINE_SHA256
 
     (row,) = json.loads(call("data", "airline", "--json", capsys=capsys)[1])
-    assert row["sha256"] == SERIES_SHA256 and row["source"] == "the package"
+    assert row["sha256"] == AIRLINE_SHA256 and row["source"] == "the package"
 
 
 def test_sweep_fills_the_live_store_and_status_counts_it(capsys):
-    arguments = ("sweep", "airline", "--profile", "smoke", "--arms", "rope,naive", "--seeds", "0-1")
+    arguments = ("sweep", "airline", "smoke", "baselines", "--arms", "rope,lstm", "--seeds", "0-1")
     code, out, _ = call(*arguments, capsys=capsys)
-    assert code == 0 and "3 records" in out and "3 of them new" in out
+    assert code == 0 and "4 records" in out and "4 of them new" in out
     assert "0 of them new" in call(*arguments, capsys=capsys)[1]
     rows = json.loads(call("status", "--json", capsys=capsys)[1])
-    assert {(r["store"], r["records"]) for r in rows if r["study"] == "airline"} == {("live", 3), ("archive", 0)}
+    assert {(r["store"], r["records"]) for r in rows if r["study"] == "airline"} == {("live", 4), ("archive", 0)}
 
 
-def test_seeds_choose_among_those_of_the_profile_and_more_are_added_where_it_has_fewer(monkeypatch, capsys):
+def test_seeds_choose_among_those_of_the_plan_and_more_are_added_where_it_has_fewer(monkeypatch, capsys):
     asked = []
     monkeypatch.setattr("seqlib.sweep.sweep", lambda specs, *a, **k: asked.append(sorted({s.seed for s in specs})) or [])
-    for name, profile, seeds in (("gpt2", "full", "1000"), ("attention_search", "full", "0-1"), ("airline", "smoke", "4")):
-        assert call("sweep", name, "--profile", profile, "--seeds", seeds, capsys=capsys)[0] == 0
+    for name, experiment, seeds in (("gpt2", "grid", "1000"), ("attention_search", "fair", "0-1"), ("airline", "smoke", "4")):
+        assert call("sweep", name, experiment, "--seeds", seeds, capsys=capsys)[0] == 0
     assert asked == [[1000], [0, 1], [4]]
+
+
+def test_only_planned_runs_enter_the_archive(capsys):
+    assert call("sweep", "airline", "baselines", "--arms", "naive", capsys=capsys)[0] == 0
+    assert call("sweep", "airline", "published", "--arms", "rope", "--seeds", "0", "--set", "epochs=1", capsys=capsys)[0] == 0
+    rows = {r["store"]: r for r in json.loads(call("status", "--json", capsys=capsys)[1]) if r["study"] == "airline"}
+    assert rows["archive"]["records"] == 1 and rows["archive"]["unplanned"] == 0 and rows["live"]["records"] == 1
 
 
 def test_an_unwritable_store_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEQLIB_RUNS", str(tmp_path / "file" / "runs"))
-    code, _, err = call("sweep", "airline", "--profile", "smoke", "--arms", "naive", capsys=capsys)
+    code, _, err = call("sweep", "airline", "smoke", "--arms", "rope", capsys=capsys)
     assert code == 1 and "cannot write" in err and "SEQLIB_RUNS" in err and "Traceback" not in err
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from seqlib.errors import SeqlibError
 from seqlib.store import Store
-from seqlib.studies.airline import STUDY
 from seqlib.studies.airline.arms import ARMS
 from seqlib.studies.airline.specs import AirlineSpec, group
 from seqlib.sweep import InProcess, sweep
@@ -63,11 +62,11 @@ def test_a_failing_group_keeps_the_records_before_it(tmp_path, monkeypatch):
 
 def test_an_interrupted_in_process_sweep_lets_go_of_its_locks(tmp_path, monkeypatch):
     """What stopping a cell in a notebook does: the same kernel sweeps again."""
-    store, run = Store(tmp_path / "store"), STUDY.run
-    monkeypatch.setattr("seqlib.sweep.run_group", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        sweep(SPECS, store, quiet=True)
-    monkeypatch.setattr("seqlib.sweep.run_group", run)
+    store = Store(tmp_path / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr("seqlib.sweep.run_group", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(SPECS, store, quiet=True)
     assert len(sweep(SPECS, store, quiet=True)) == 6
 
 
@@ -95,41 +94,41 @@ def test_a_metric_that_is_not_finite_is_never_recorded(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_keeps_what_is_finished_and_the_next_sweep_resumes(checkout):
-    checkout.profile(arms=["rope", "lstm"], seeds=4, epochs=150, baselines=False)
-    process = checkout.start("sweep", "airline", "--profile", "smoke")
+    arguments = ("sweep", "airline", "published", "--arms", "rope,lstm", "--seeds", "0-3", "--set", "epochs=151")
+    process = checkout.start(*arguments)
     checkpoints = checkout.root / "runs" / "checkpoints"
     wait_for(lambda: len(checkout.records()) == 4 and any(checkpoints.glob("*.safetensors")))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "run the same command again" in err and "Traceback" not in err
     assert len(checkout.records()) == 4 and any(checkpoints.glob("*.safetensors"))
-    code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
+    code, out, _ = checkout.seqlib(*arguments)
     assert code == 0 and "8 records" in out and "4 of them new" in out
     assert len(checkout.records()) == 8 and not any(checkpoints.glob("*.safetensors"))
     records = [json.loads(path.read_text()) for path in checkout.records()]
     resumed = [r for r in records if r["provenance"].get("resumed")]
-    assert len(resumed) == 4 and all(r["spec"]["arm"] == "lstm" and "seconds" not in r["metrics"] for r in resumed)
+    assert len(resumed) == 4 and all(r["spec"]["arm"] == "rope" and "seconds" not in r["metrics"] for r in resumed)
     assert all(r["metrics"]["seconds"] > 0 for r in records if r not in resumed)
 
 
 def test_a_full_disk_ends_a_sweep_with_one_line_and_loses_no_record(checkout):
     """Every file beyond 1 kB is refused by the system, which is what a sweep sees of a full disk."""
-    checkout.profile(arms=["rope"], seeds=1, epochs=1, baselines=True)
-    assert checkout.seqlib("sweep", "airline", "--profile", "smoke", "--arms", "naive,sarima")[0] == 0
+    arguments = ("sweep", "airline", "baselines", "--set", "epochs=1")
+    assert checkout.seqlib(*arguments, "--arms", "naive,sarima")[0] == 0
     before = {path: path.read_bytes() for path in checkout.records()}
     assert len(before) == 2
-    process = checkout.start("sweep", "airline", "--profile", "smoke", limit=1000)
+    process = checkout.start(*arguments, limit=1000)
     _, err = process.communicate(timeout=120)
     lines = [line for line in err.splitlines() if line.startswith("seqlib:")]
     assert process.returncode == 1 and len(lines) == 1 and "cannot write" in lines[0] and "free space" in lines[0]
     assert {path: path.read_bytes() for path in checkout.records()} == before
-    code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
-    assert code == 0 and "5 of them new" in out
+    code, out, _ = checkout.seqlib(*arguments)
+    assert code == 0 and "4 of them new" in out
 
 
 def test_two_sweeps_at_once_share_the_work(checkout):
-    checkout.profile(seeds=3, epochs=10, baselines=False)
-    both = [checkout.start("sweep", "airline", "--profile", "smoke", OMP_NUM_THREADS=1) for _ in range(2)]
+    arguments = ("sweep", "airline", "published", "--seeds", "0-2", "--set", "epochs=10")
+    both = [checkout.start(*arguments, OMP_NUM_THREADS=1) for _ in range(2)]
     results = [p.communicate(timeout=200) for p in both]
     assert [p.returncode for p in both] == [0, 0], results
     new = [int(out.split(",")[1].split()[0]) for out, _ in results]
@@ -138,8 +137,8 @@ def test_two_sweeps_at_once_share_the_work(checkout):
 
 
 def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
-    checkout.profile(arms=["rope", "lstm", "gru"], seeds=2, epochs=400, baselines=False)
-    process = checkout.start("sweep", "airline", "--profile", "smoke", "--workers", "2")
+    arguments = ("sweep", "airline", "published", "--arms", "rope,lstm,gru", "--seeds", "0-1", "--set", "epochs=400")
+    process = checkout.start(*arguments, "--workers", "2")
     wait_for(lambda: len(checkout.records()) >= 2)
     workers = workers_of(process.pid)
     assert workers
@@ -148,14 +147,13 @@ def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     assert process.returncode == 1 and "a worker process died" in err and "Traceback" not in err
     kept = len(checkout.records())
     assert 2 <= kept < 6
-    checkout.profile(arms=["rope", "lstm", "gru"], seeds=2, epochs=400, baselines=False)
-    code, out, _ = checkout.seqlib("sweep", "airline", "--profile", "smoke")
+    code, out, _ = checkout.seqlib(*arguments)
     assert code == 0 and f"{6 - kept} of them new" in out
 
 
 def test_a_killed_sweep_leaves_no_worker_behind(checkout):
-    checkout.profile(arms=["rope", "lstm"], seeds=2, epochs=10_000, baselines=False)
-    process = checkout.start("sweep", "airline", "--profile", "smoke", "--workers", "2")
+    process = checkout.start("sweep", "airline", "published", "--arms", "rope,lstm", "--seeds", "0-1", "--set", "epochs=10000",
+                             "--workers", "2")
     checkpoints = checkout.root / "runs" / "checkpoints"
     wait_for(lambda: any(checkpoints.glob("*.safetensors")))
     workers = workers_of(process.pid)

@@ -3,18 +3,22 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from seqlib.errors import SeqlibError, UsageError
+from seqlib import data, study
+from seqlib.errors import SeqlibError
 from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster
 from seqlib.models.stacked import forward
 from seqlib.store import Store
-from seqlib.studies.airline import STUDY, baselines, protocol
+from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import ARMS, PUBLISHED, Arm
 from seqlib.studies.airline.reference import train_loop
-from seqlib.studies.airline.run import run
+from seqlib.studies.airline.baselines import Baseline
 from seqlib.studies.airline.specs import AirlineSpec
 from seqlib.studies.airline.train import ORDER, draw_masks, predict, stream, train_stack
 from seqlib.sweep import sweep
 
+STUDY = study.get("airline")
+run = STUDY.train
+CLASSICAL = [name for name, arm in ARMS.items() if isinstance(arm, Baseline)]
 SETTINGS = {"epochs": 4, "batch": 16, "lr": 1e-3, "weight_decay": 1e-5}
 
 
@@ -33,12 +37,12 @@ def test_the_series_is_the_published_one(y):
 
 
 def test_parameter_counts_to_the_unit():
-    counts = {arm: STUDY.arms[arm]() for arm in PUBLISHED}
+    counts = STUDY.parameters()
     expected = {"lstm": 50497, "gru": 37889, "rope": 33665, "sinusoidal": 33665, "learned": 33917}
-    assert {arm: c["trainable"] for arm, c in counts.items()} == expected
+    assert {arm: counts[arm]["trainable"] for arm in PUBLISHED} == expected
     assert all(c["trainable"] == c["total"] for c in counts.values())
     for arm in ("lstm-matched", "gru-matched"):
-        assert abs(STUDY.arms[arm]()["trainable"] / 33665 - 1) < 0.01
+        assert abs(counts[arm]["trainable"] / 33665 - 1) < 0.01
 
 
 def test_the_published_width_is_the_multiple_of_four_that_best_matches_the_rotary_count():
@@ -86,21 +90,21 @@ def test_error_metrics_by_hand():
     assert got["test_mape_percent"] == pytest.approx(50 * (3 / y[26] + 1 / y[27]))
 
 
-@pytest.mark.parametrize("name", baselines.BASELINES)
+@pytest.mark.parametrize("name", CLASSICAL)
 def test_a_baseline_uses_nothing_from_the_target_on(y, name):
     split = protocol.splits("published")[0]
-    before = baselines.forecast(name, y, split)
+    before = ARMS[name].forecast(y, split)
     changed = y.copy()
     changed[135:] = 50.0
-    np.testing.assert_allclose(baselines.forecast(name, changed, split)[115:136], before[115:136], rtol=1e-8)
+    np.testing.assert_allclose(ARMS[name].forecast(changed, split)[115:136], before[115:136], rtol=1e-8)
     assert np.isfinite(before[115:]).all()
 
 
 def test_simple_baselines_by_their_formulas(y):
     split = protocol.splits("published")[0]
-    assert baselines.forecast("seasonal-ratio", y, split)[140] == pytest.approx(y[128] * y[139] / y[127])
-    assert baselines.forecast("naive", y, split)[140] == y[139]
-    assert baselines.forecast("seasonal-naive", y, split)[140] == y[128]
+    assert ARMS["seasonal-ratio"].forecast(y, split)[140] == pytest.approx(y[128] * y[139] / y[127])
+    assert ARMS["naive"].forecast(y, split)[140] == y[139]
+    assert ARMS["seasonal-naive"].forecast(y, split)[140] == y[128]
 
 
 def test_holt_winters_by_its_recursion(y):
@@ -117,7 +121,7 @@ def test_holt_winters_by_its_recursion(y):
         level = a * value / season[t] + (1 - a) * (level + trend)
         trend_old, trend = trend, b * (level - old) + (1 - b) * trend
         season.append(g * value / (old + trend_old) + (1 - g) * season[t])
-    np.testing.assert_allclose(baselines.forecast("holt-winters", y, split), out, rtol=1e-6)
+    np.testing.assert_allclose(ARMS["holt-winters"].forecast(y, split), out, rtol=1e-6)
 
 
 @pytest.mark.parametrize("arm", ["lstm", "gru", "rope", "learned", "sinusoidal"])
@@ -187,7 +191,7 @@ def test_resume_equals_an_uninterrupted_run(windows):
     saved, args = [], (ARMS["gru"].build, windows, [1, 2])
     whole = train_stack(*args, **SETTINGS, checkpoint=lambda tensors: saved.append(save(tensors)), every=2)[1]
     (checkpoint,) = map(load, saved)
-    assert int(checkpoint["epoch"]) == 2
+    assert int(checkpoint["number.epoch"]) == 2
     resumed = train_stack(*args, **SETTINGS, resume=checkpoint)[1]
     for name in whole.params:
         assert torch.equal(whole.params[name], resumed.params[name])
@@ -231,7 +235,7 @@ def test_the_plain_loop_and_the_stack_agree_in_distribution(windows):
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_run(monkeypatch):
     monkeypatch.setitem(ARMS, "gru", Exploding("gru", 64))
-    with pytest.raises(SeqlibError, match="airline/gru seed 3.*lower lr"):
+    with pytest.raises(SeqlibError, match="airline/gru seed 3: .* is not finite.*lower the learning rate"):
         run([AirlineSpec(arm="gru", seed=3, epochs=1)])
 
 
@@ -244,32 +248,18 @@ class Exploding(Arm):
         return model
 
 
-@pytest.mark.parametrize("values, told", [({"seeds": "x"}, "seeds"), ({"seeds": 0}, "greater than or equal to 1"),
-                                          ({"arms": ["lstn"]}, "lstn"), ({"depth": 2}, "no such parameter"),
-                                          ({"lr": -1.0}, "lr"), ({"arms": ["lstm", "lstm"]}, "twice"),
-                                          ({"arms": []}, "arms"), ({"epochs": 1.5}, "epochs")])
-def test_bad_parameters_are_named(values, told):
-    with pytest.raises(UsageError, match=told) as caught:
-        STUDY.validate(values)
-    assert "\n" not in str(caught.value) and "allowed" in str(caught.value)
+def test_the_weight_decay_of_a_spec_is_that_of_its_arm_unless_it_is_named():
+    assert AirlineSpec(arm="lstm-logdiff-wd0.1").weight_decay == 0.1 and AirlineSpec(arm="lstm").weight_decay == 1e-5
+    assert AirlineSpec(arm="lstm-logdiff-wd0.1", weight_decay=0.5).weight_decay == 0.5
 
 
 def test_changed_data_stops_a_sweep_before_it_trains(tmp_path, monkeypatch):
     wrong = tmp_path / "series.csv"
-    wrong.write_text(protocol.SERIES.read_text().replace("112", "113", 1))
-    monkeypatch.setattr(protocol, "SERIES", wrong)
+    wrong.write_text(data.AIRLINE.read_text().replace("112", "113", 1))
+    monkeypatch.setattr(data, "AIRLINE", wrong)
     with pytest.raises(SeqlibError, match="sha256.*expected"):
         sweep([AirlineSpec(arm="naive", engine="classical")], Store(tmp_path / "store"), quiet=True)
     assert not (tmp_path / "store").exists()
-
-
-def test_what_if_uses_the_live_weights(tmp_path):
-    from seqlib.studies.airline.interactive import START, forecast
-
-    records = run([AirlineSpec(arm="rope-logdiff", seed=s, epochs=3) for s in range(2)])
-    told = forecast(records, 4, 0.0)["rope-logdiff"]
-    np.testing.assert_allclose(told, [r.curves["forecast_test"][4] for r in records], rtol=1e-4)
-    assert START == 129 and not np.allclose(forecast(records, 4, 50.0)["rope-logdiff"], told)
 
 
 def test_predictions_keep_the_shape_of_the_seeds(windows):

@@ -1,0 +1,45 @@
+"""Which code counts as the same as which, and why: `results/STUDY/accepted.json`, written by `seqlib verify --accept`.
+
+Every entry leads from the fingerprint that a record carries (or that was accepted before) to a newer one,
+arm by arm, with the evidence: the runs that agreed to the bit, the machine and the date.
+"""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from seqlib.store import Store
+
+
+def path_of(name: str) -> Path:
+    """The file of a study."""
+    return Store.archive().root / name / "accepted.json"
+
+
+@functools.lru_cache(maxsize=16)
+def _accepted(path: Path, changed: int) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def entries(name: str) -> dict[str, Any]:
+    """A study's accepted changes: {"evidence": [...], "codes": {old: {arm: {new: number of the evidence}}}}."""
+    path = path_of(name)
+    return _accepted(path, path.stat().st_mtime_ns) if path.exists() else {"evidence": [], "codes": {}}
+
+
+@functools.lru_cache(maxsize=4096)
+def _reachable(path: Path, changed: int, arm: str, code: str) -> frozenset[str]:
+    codes, found, waiting = _accepted(path, changed)["codes"], set(), [code]
+    while waiting:
+        at = waiting.pop()
+        if at not in found:
+            found.add(at)
+            waiting += codes.get(at, {}).get(arm, {})
+    return frozenset(found)
+
+
+def equivalents(name: str, arm: str, code: str) -> frozenset[str]:
+    """`code` and all that was accepted in its place for an arm."""
+    path = path_of(name)
+    return _reachable(path, path.stat().st_mtime_ns, arm, code) if path.exists() else frozenset((code,))

@@ -1,0 +1,46 @@
+"""Processes that train: their threads, their log, and that none outlives what started it."""
+
+import logging
+import os
+import signal
+import threading
+from multiprocessing import parent_process
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it has ended, in whatever way, so that a killed sweep leaves none behind that
+    trains on."""
+    parent = parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def show_log() -> None:
+    """Let what the package logs be seen: without a handler of ours, Python shows warnings alone."""
+    logger = logging.getLogger("seqlib")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("seqlib: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+def limit_threads(threads: int) -> None:
+    """Set up a pool's worker so that all of them together use each core once, and none outlives what started it."""
+    end_with_parent()
+    show_log()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

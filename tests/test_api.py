@@ -1,0 +1,92 @@
+"""The researcher's functions."""
+
+import pandas as pd
+import pytest
+
+import seqlib
+from seqlib.errors import UsageError
+
+
+@pytest.fixture
+def archive(monkeypatch):
+    from seqlib.store import ROOT
+
+    monkeypatch.setenv("SEQLIB_RESULTS", str(ROOT / "results"))
+
+
+def test_the_top_of_the_package_has_them_and_nothing_else():
+    assert {"load", "curves", "train", "compare", "verdicts"} <= set(seqlib.__all__)
+    with pytest.raises(AttributeError, match="it has build, compare"):
+        seqlib.laod  # noqa: B018
+    assert all(getattr(seqlib, name).__doc__ for name in seqlib.__all__)
+
+
+def test_load_gives_a_row_a_run_with_settings_and_metrics(archive):
+    runs = seqlib.load("airline", "published")
+    assert len(runs) == 150 and set(runs.experiment) == {"published"} and runs.current.all()
+    assert {"arm", "seed", "epochs", "test_mse", "label", "key"} <= set(runs.columns)
+    both = seqlib.load("shakespeare", ["published", "contexts"])
+    assert set(both.experiment) == {"published", "contexts"}
+    assert both.groupby(["experiment", "arm"]).val_loss_nats.mean()["published"]["lstm"] < 1.8
+
+
+def test_an_archive_without_runs_gives_an_empty_frame_with_the_settings():
+    runs = seqlib.load("airline", "published")
+    assert runs.empty and {"arm", "seed", "epochs", "experiment"} <= set(runs.columns)
+    assert seqlib.curves("airline", "val_loss", "published").empty
+
+
+@pytest.mark.parametrize("call, problem", [
+    (lambda: seqlib.load("airlin"), "did you mean 'airline'"),
+    (lambda: seqlib.load("airline", "publishd"), "did you mean 'published'"),
+    (lambda: seqlib.load("airline", "live"), "not archived"),
+    (lambda: seqlib.curves("airline", "val_los", "published"), "did you mean 'val_loss'"),
+    (lambda: seqlib.train("airline", arm="lstn"), "lstn"),
+    (lambda: seqlib.train("airline", epoch=3), "did you mean 'epochs'"),
+    (lambda: seqlib.train("airline", epochs=0), "epochs"),
+    (lambda: seqlib.train("airline", "lives"), "did you mean 'live'"),
+    (lambda: seqlib.compare(seqlib.load("airline", "published"), "test_ms", "rope", "lstm"), "did you mean 'test_mse'"),
+    (lambda: seqlib.compare(seqlib.load("airline", "published"), "test_mse", "rope", "lstn"), "did you mean 'lstm'"),
+    (lambda: seqlib.compare(seqlib.load("airline"), "test_mse", "rope", "lstm"), "several runs of one seed.*experiment"),
+    (lambda: seqlib.verdicts("nope"), "unknown study"),
+])
+def test_a_misspelling_is_one_line_with_the_nearest_name(archive, call, problem):
+    with pytest.raises(UsageError, match=problem) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_compare_pairs_by_seed_and_decides_without_a_family():
+    runs = pd.DataFrame({"label": ["a"] * 8 + ["b"] * 8, "seed": [*range(8), *range(8)],
+                         "loss": [1.0] * 8 + [2.0 + i / 9 for i in range(8)]})
+    effect = seqlib.compare(runs, "loss", "a", "b")
+    assert effect.n == 8 and effect.verdict == "a is lower" and effect.p < 0.05 and effect.low < effect.mean < effect.high < 0
+    assert seqlib.compare(runs, "loss", "b", "a").verdict == "b is higher"
+    assert seqlib.compare(runs[runs.seed < 3], "loss", "a", "b").verdict == "too few seeds"
+    assert effect.text(digits=2, sign=-1) == "1.39 [1.21, 1.56]"
+    assert seqlib.compare(runs[:0], "loss", "a", "b").verdict == "no pairs"
+
+
+def test_train_returns_the_frame_of_load_and_trains_once():
+    live = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=2)
+    assert len(live) == 4 and live.attrs["trained"] == 4 and set(live.arm) == {"lstm", "rope"} and live.current.all()
+    again = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=2)
+    assert again.attrs["trained"] == 0 and again.test_mse.tolist() == live.test_mse.tolist()
+    losses = seqlib.curves("airline", "train_loss", runs=live)
+    assert len(losses) == 8 and set(losses.key) == set(live.key)
+
+
+def test_a_changed_arm_is_trained_again(monkeypatch):
+    from dataclasses import replace
+
+    from seqlib.studies.airline.arms import ARMS
+
+    first = seqlib.train("airline", arm="lstm", seed=1, epochs=1)
+    monkeypatch.setitem(ARMS, "lstm", replace(ARMS["lstm"], hidden=8))
+    small = seqlib.train("airline", arm="lstm", seed=1, epochs=1)
+    assert small.attrs["trained"] == 1 and small.parameters[0] < first.parameters[0]
+
+
+def test_interval_serves_seaborn():
+    low, high = seqlib.interval([1.0, 2.0, 3.0, 4.0])
+    assert low < 2.5 < high and seqlib.interval([3.0]) == (3.0, 3.0)

@@ -1,0 +1,196 @@
+"""Fingerprints of code: what changes them and what does not."""
+
+import functools
+import importlib
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from seqlib import code, plan, study
+from seqlib.code import described
+
+STUDY = '''"""A study."""
+from dataclasses import dataclass
+
+from seqlib import sample_models
+from seqlib.sample_models import scaled as by_name
+
+FACTOR = 2
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What an arm is."""
+    width: int
+
+
+ARMS = {"a": Arm(1), "b": Arm(2)}
+
+
+class BaseSpec:
+    pass
+
+
+class SampleSpec(BaseSpec):
+    """Settings."""
+    lr: float = 0.1
+    steps: int = 3
+
+    @property
+    def size(self):
+        return self.steps
+
+
+def run(spec):
+    """Train."""
+    import seqlib.sample_models as again
+    return by_name(FACTOR) + sample_models.deep.inner(spec) + again.used(ARMS[spec.arm]) + SampleSpec().size
+
+
+def unused():
+    return 1
+'''
+MODELS = '''
+from seqlib.sample_models import deep
+
+
+def scaled(x):
+    return helper(x)  # a comment
+
+
+def helper(x):
+    return 3 * x
+
+
+def used(x):
+    return x
+
+
+def never(x):
+    return 0
+'''
+DEEP = "def inner(spec: int) -> int:\n    return 1\n"
+
+
+@pytest.fixture
+def fingerprints(tmp_path, monkeypatch):
+    """Write the sample package with some replacements, and give the fingerprint of each arm."""
+    def make(*changes, arms=None):
+        texts = {"sample_study.py": STUDY, "sample_models/__init__.py": MODELS, "sample_models/deep.py": DEEP}
+        for file, old, new in changes:
+            assert old in texts[file]
+            texts[file] = texts[file].replace(old, new)
+        for file, text in texts.items():
+            path = tmp_path / file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        importlib.invalidate_caches()
+        for cached in (code._module, code._exists, code._reach):
+            cached.cache_clear()
+        for name in [name for name in sys.modules if name.startswith("seqlib.sample_")]:
+            del sys.modules[name]
+        module = importlib.import_module("seqlib.sample_study")
+        kind = SimpleNamespace(arms=arms or module.ARMS, roots=(("seqlib.sample_study", "run"),))
+        return {arm: code.fingerprint(kind, arm) for arm in kind.arms}
+
+    import seqlib
+
+    monkeypatch.setattr(seqlib, "__path__", [*seqlib.__path__, str(tmp_path)])
+    yield make
+    for cached in (code._module, code._exists, code._reach):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("change", [
+    ("sample_models/__init__.py", "  # a comment", ""),
+    ("sample_models/__init__.py", "return 0", "return 7"),  # of a function that no run reaches
+    ("sample_study.py", '"""Train."""', '"""Trains,\n\n    all of it."""'),
+    ("sample_study.py", "def unused():\n    return 1", "def unused():\n    return 2"),
+    ("sample_study.py", "lr: float = 0.1", "lr: float = 0.2\n    more: int = 1"),  # fields stand in the record
+    ("sample_study.py", '"b": Arm(2)', '"b": Arm(2), "c": Arm(3)'),
+    ("sample_models/deep.py", "spec: int) -> int", "spec)"),
+], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation"])
+def test_what_makes_no_figure_changes_no_fingerprint(fingerprints, change):
+    before, after = fingerprints(), fingerprints(change)
+    assert {arm: after[arm] for arm in before} == before
+
+
+@pytest.mark.parametrize("change", [
+    ("sample_models/__init__.py", "3 * x", "4 * x"),
+    ("sample_models/__init__.py", "def used(x):\n    return x", "def used(x):\n    return -x"),
+    ("sample_models/deep.py", "return 1", "return 2"),
+    ("sample_study.py", "FACTOR = 2", "FACTOR = 3"),
+    ("sample_study.py", "return self.steps", "return 2 * self.steps"),
+    ("sample_models/__init__.py", "def scaled", "str.upper('x')\n\n\ndef scaled"),
+], ids=["helper", "local import", "submodule", "constant", "property of a spec", "effect of an import"])
+def test_what_a_run_reaches_changes_every_fingerprint(fingerprints, change):
+    before, after = fingerprints(), fingerprints(change)
+    assert all(after[arm] != before[arm] for arm in before)
+
+
+def test_an_arm_that_changes_is_another_and_moves_no_other(fingerprints):
+    before = fingerprints()
+    after = fingerprints(("sample_study.py", '"b": Arm(2)', '"b": Arm(20)'))
+    assert before["a"] == after["a"] and before["b"] != after["b"]
+
+
+def test_a_definition_may_move_to_another_file(fingerprints):
+    """The modules that something stands in do not count, as long as it is called by the same name."""
+    before = fingerprints()
+    moved = fingerprints(("sample_models/__init__.py", "def helper(x):\n    return 3 * x\n", "from seqlib.sample_models.deep import helper\n"),
+                         ("sample_models/deep.py", "def inner", "def helper(x):\n    return 3 * x\n\n\ndef inner"))
+    assert before == moved
+
+
+def test_what_an_arm_names_is_described_and_followed():
+    @dataclass(frozen=True)
+    class Arm:
+        make: object
+        sizes: tuple
+
+    roots = []
+    found = described(Arm(functools.partial(plan.grids, 3), (1, 2.5)), roots)
+    assert found == {"is": "Arm", "make": ["grids", [3], {}], "sizes": [1, 2.5]} and roots == [("seqlib.plan", "grids")]
+    described(study.get("airline").arms["lstm"], roots)
+    assert roots[-1] == ("seqlib.studies.airline.arms", "Arm"), "the class of an arm is part of what it is"
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_function_of_the_package_that_a_run_calls_is_covered(name, tmp_path):
+    """Trace one short run: what it calls is in the fingerprint, or in a module that cannot change a figure."""
+    kind = study.get(name)
+    specs = plan.specs(name, "smoke")
+    group = kind.groups(specs)[0]
+    package, called = Path(code.__file__).parent, set()
+
+    def watch(frame, event, argument):
+        if event == "call":
+            file = frame.f_code.co_filename
+            if file.startswith(str(package)):
+                called.add((file, frame.f_code.co_qualname.split(".")[0]))
+
+    kind.train(group)  # once before, so that what is cached is not seen as reached by the run alone
+    sys.setprofile(watch)
+    threading.setprofile(watch)
+    try:
+        kind.train(group)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    reached = code.reach(kind, group[0].arm)
+    covered = {(code._module(module).tree, definition) for module, definition in reached.texts}
+    names = {definition for _, definition in covered}
+    names |= {"Record", "Spec", "Checkpoint"}  # they keep figures and make none
+    left_out = {(file, top) for file, top in called if top != "<module>" and not top.startswith("<")
+                and _module_of(file, package) not in code.OPAQUE and top not in names}
+    assert not left_out, "these ran and are in no fingerprint"
+    assert len(called) > 5
+
+
+def _module_of(file: str, package: Path) -> str:
+    parts = Path(file).relative_to(package).with_suffix("").parts
+    return ".".join(["seqlib", *(part for part in parts if part != "__init__")])

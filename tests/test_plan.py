@@ -1,0 +1,90 @@
+"""Plans as data: the grammar, its errors, and that the archive holds what the plans ask for."""
+
+from pathlib import Path
+
+import pytest
+
+from seqlib import plan, study, yamls
+from seqlib.errors import UsageError
+from seqlib.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write a plan of the airline study in place of the real one."""
+    def write(text):
+        (tmp_path / "plan.yaml").write_text(text)
+        monkeypatch.setattr(study, "folder", lambda name: tmp_path)
+
+    return write
+
+
+def settings(specs, *fields):
+    return [tuple(getattr(spec, field) for field in fields) for spec in specs]
+
+
+def test_a_grid_runs_every_combination_seed_by_seed(written):
+    written("a: {arm: [lstm, rope], seed: 2, epochs: 3}")
+    assert settings(plan.specs("airline", "a"), "seed", "arm", "epochs") == [
+        (0, "lstm", 3), (0, "rope", 3), (1, "lstm", 3), (1, "rope", 3)]
+
+
+def test_zip_varies_fields_together_and_a_mapping_by_arm(written):
+    written("a: {arm: [lstm, rope], zip: {epochs: [1, 2], batch: [8, 4]}, lr: {lstm: 1e-2}}")
+    assert settings(plan.specs("airline", "a"), "arm", "epochs", "batch", "lr") == [
+        ("lstm", 1, 8, 0.01), ("rope", 1, 8, 0.001), ("lstm", 2, 4, 0.01), ("rope", 2, 4, 0.001)]
+
+
+def test_of_takes_the_rest_from_another_experiment(written):
+    written("a: {arm: [lstm, rope], seed: 3, zip: {epochs: [1, 2], batch: [8, 4]}}\n"
+            "b: {of: a, seed: [7], epochs: 5}\nc:\n- {of: b, arm: gru}\n- {arm: naive, engine: classical}")
+    assert settings(plan.specs("airline", "b"), "seed", "arm", "epochs", "batch") == [
+        (7, "lstm", 5, 8), (7, "rope", 5, 8), (7, "lstm", 5, 4), (7, "rope", 5, 4)]
+    assert [spec.arm for spec in plan.specs("airline", "c")] == ["gru", "gru", "naive"]
+
+
+@pytest.mark.parametrize("text, problem", [
+    ("a: {arm: lstn}", "a: arm: .*lstn"),
+    ("a: {arm: lstm, epoch: 3}", "a: unknown name 'epoch'; did you mean 'epochs'"),
+    ("a: {arm: lstm, epochs: 0}", "a: epochs: .*greater than or equal to 1"),
+    ("a: {of: b, epochs: 1}", "a: unknown experiment 'b'"),
+    ("a: {of: a}", "leads back to itself"),
+    ("a: {arm: lstm}\na: {arm: gru}", "line 2: .*duplicate key"),
+    ("a: {arm: lstm, zip: {epochs: [1, 2], batch: [3]}}", "not of one length"),
+    ("a: {arm: lstm, seed: -1}", "a: seed is a number of seeds"),
+    ("a: [3]", "a: wants fields with their values"),
+    ("- 3", "wants named experiments"),
+    ("a: {arm: [lstm", "line 1"),
+])
+def test_a_wrong_plan_is_one_line_that_names_file_and_entry(written, text, problem):
+    written(text)
+    with pytest.raises(UsageError, match=problem) as caught:
+        plan.specs("airline", "a")
+    assert "plan.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_numbers_are_read_as_yaml_1_2_reads_them():
+    assert yamls.parse("{a: 1e-3, b: 010, c: 1:30, d: -2.5E+2}", "here") == {"a": 0.001, "b": 10, "c": "1:30", "d": -250.0}
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_the_archive_holds_every_planned_run_and_its_code_is_current(name, monkeypatch):
+    """What is not planned: ten runs of rates and settings that were tried and kept (`seqlib status` counts them)."""
+    records = {record.key: record for record in Store(ROOT / "results").records(name)}
+    monkeypatch.setenv("SEQLIB_RESULTS", str(ROOT / "results"))
+    planned = plan.archived(name)
+    assert planned.keys() <= records.keys()
+    assert len(records.keys() - planned.keys()) == {"attention_search": 2, "ernie": 8}.get(name, 0)
+    kind = study.get(name)
+    older = [key for key, record in records.items() if not kind.current(record)]
+    assert not older, (f"{len(older)} records of {name} were made by other code; show by `seqlib verify {name} --accept "
+                       "--against COMMIT` that today's makes the same, or sweep the study again")
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_study_has_what_a_notebook_and_a_check_train(name):
+    assert {"live", "smoke", "check"} <= set(plan.experiments(name))
+    checked = {spec.arm for spec in plan.specs(name, "check")}
+    assert checked == set(study.get(name).arms), "the experiment `check` runs every arm"
