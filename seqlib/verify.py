@@ -198,9 +198,11 @@ def accept(name: str, rows: list[dict[str, Any]], commit: str, machine: dict[str
                           f"{', '.join(off[0]['differ'][:3])}; nothing was accepted. If the change is meant, sweep the study again")
     kind = studies.get(name)
     known = json.loads(json.dumps(accepted.entries(name)))
+    planned = plan.archived(name)
     known["evidence"].append({
         "date": date.today().isoformat(), "against": commit, "kind": "runs", "machine": machine,
-        "runs": [{"arm": row["arm"], "seed": row["seed"], "key": row["key"]} for row in rows]})
+        "of": "archived runs" if all(row["key"] in planned for row in rows) else "short runs", 
+        "runs": {arm: [row["key"] for row in rows if row["arm"] == arm] for arm in sorted({row["arm"] for row in rows})}})
     number = len(known["evidence"]) - 1
     arms = sorted({row["arm"] for row in rows})
     codes = {arm: {row["code"] for row in rows if row["arm"] == arm} for arm in arms}

@@ -90,3 +90,12 @@ def test_a_changed_arm_is_trained_again(monkeypatch):
 def test_interval_serves_seaborn():
     low, high = seqlib.interval([1.0, 2.0, 3.0, 4.0])
     assert low < 2.5 < high and seqlib.interval([3.0]) == (3.0, 3.0)
+
+
+def test_the_examples_of_the_docstrings_are_true(archive):
+    import doctest
+
+    from seqlib import api
+
+    found = doctest.testmod(api, extraglobs={"seqlib": seqlib}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted >= 9 and not found.failed

@@ -1,0 +1,109 @@
+"""Trained again: archived runs with today's code, and older code against today's."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from seqlib import plan, study, verify
+from seqlib.errors import UsageError
+from seqlib.store import Store
+from seqlib.sweep import sweep
+from tests.test_study import ROOT, run
+
+
+@pytest.fixture
+def archive():
+    specs = [spec for spec in plan.specs("airline", "baselines") if spec.arm in ("naive", "ridge-ar12")]
+    sweep(specs, Store.archive(), quiet=True)
+    return specs
+
+
+def test_an_archived_run_is_trained_again_and_compared_figure_by_figure(archive):
+    specs = verify.sample("airline", None, 1)
+    assert {spec.arm for spec in specs} == {"naive", "ridge-ar12"}
+    rows = verify.check("airline", specs)
+    assert {row["outcome"] for row in rows} == {"to the bit"} and all(row["metrics"] > 8 for row in rows)
+    record = Store.archive().get(archive[0])
+    for factor, outcome in ((1 + 1e-5, "to rounding"), (1.1, "off")):
+        changed = record.model_copy(update={"metrics": {**record.metrics, "test_mae": record.metrics["test_mae"] * factor}})
+        changed.checksum = changed.expected_checksum()
+        Store.archive().put(changed)
+        row = next(row for row in verify.check("airline", specs) if row["arm"] == archive[0].arm)
+        assert row["outcome"] == outcome and row["metric"] == "test_mae" and row["differ"] == 1
+
+
+def test_what_no_two_runs_share_is_left_out():
+    assert all(map(verify.is_timed, ("seconds", "step_cpu_seconds", "peak_rss_mb", "tokens_per_second", "busy_share")))
+    assert not any(map(verify.is_timed, ("test_mae", "saved_bytes", "parameters")))
+
+
+def test_an_unknown_arm_is_named():
+    with pytest.raises(UsageError, match="did you mean 'lstm'"):
+        verify.sample("airline", ["lstn"], 1)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A repository with one study more, and its runs."""
+    root = tmp_path_factory.mktemp("project")
+    shutil.copytree(ROOT / "seqlib", root / "seqlib", ignore=shutil.ignore_patterns("__pycache__"))
+    assert run(root, "-m", "seqlib", "new", "copy_first").returncode == 0
+    edit(root, "plan.yaml", "archive: {arm: [lstm, gru], seed: 8}", "archive: {arm: [lstm, gru], seed: 1, steps: 5}")
+    assert run(root, "-m", "seqlib", "sweep", "copy_first").returncode == 0
+    git(root, "init", "-q")
+    git(root, "add", "seqlib")
+    git(root, "-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "first")
+    return root
+
+
+def git(root, *arguments):
+    subprocess.run(["git", *arguments], cwd=root, check=True, capture_output=True)
+
+
+def edit(root, file, old, new):
+    path = root / "seqlib" / "studies" / "copy_first" / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+
+
+def older(root):
+    done = run(root, "-c", "import seqlib; print((~seqlib.load('copy_first').current.astype(bool)).sum())")
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_code_that_makes_the_same_figures_is_accepted_with_its_evidence(project):
+    assert older(project) == 0
+    edit(project, "__init__.py", "    x = torch.rand(batch, length, generator=generator)\n    return x, x[:, 0]",
+         "    values = torch.rand(batch, length, generator=generator)\n    return values, values[:, 0]")
+    assert older(project) == 2
+    done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--against", "HEAD", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {row["outcome"] for row in json.loads(done.stdout)} == {"to the bit"}
+    assert older(project) == 0
+    kept = json.loads((project / "results" / "copy_first" / "accepted.json").read_text())
+    assert kept["evidence"][0]["machine"]["cpu"] and len(kept["evidence"][0]["runs"]) == 2
+
+
+def test_code_that_makes_other_figures_is_refused_and_named(project):
+    before = (project / "results" / "copy_first" / "accepted.json").read_text()
+    edit(project, "__init__.py", "return values, values[:, 0]", "return values, values[:, 1]")
+    assert older(project) == 2
+    done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--against", "HEAD")
+    assert done.returncode == 1 and "differs from" in done.stderr and "nothing was accepted" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (project / "results" / "copy_first" / "accepted.json").read_text() == before and older(project) == 2
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_the_archive_says_by_what_evidence_its_code_was_accepted(name):
+    path = ROOT / "results" / name / "accepted.json"
+    kept = json.loads(path.read_text())
+    assert kept["evidence"]
+    for by_arm in kept["codes"].values():
+        for entries in by_arm.values():
+            assert all(0 <= number < len(kept["evidence"]) for number in entries.values())
+    for evidence in kept["evidence"]:
+        assert {"date", "against", "kind", "machine", "runs"} <= set(evidence) and evidence["runs"]
