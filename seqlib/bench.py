@@ -1,5 +1,6 @@
 """Benchmarks: ours and a reference in one process, alternating, so that the machine's drift hits both alike."""
 
+import ast
 import os
 import pkgutil
 import statistics
@@ -12,6 +13,7 @@ from unittest.mock import patch
 
 import torch
 
+from seqlib import study as studies
 from seqlib.errors import SeqlibError, nearest
 
 
@@ -65,26 +67,34 @@ def measure(case: Case) -> dict:
     return row | (case.memory() if case.memory else {})
 
 
-OWN = {"shakespeare": ("additive-scores", "additive-step", "transformer-step", "lstm-step"),
-       "attention_search": ("moe-layer", "search-step"), "gpt2": ("lora-step", "full-step"),
-       "ernie": ("ernie-step",)}
-BENCHES = {"airline": "seqlib.studies.airline.bench:cases"} | {  # the function that makes the cases, imported when asked for
-    name: f"seqlib.studies.{study}.bench:{name.replace('-', '_')}" for study, names in OWN.items() for name in names}
+def benches() -> dict[str, str]:
+    """Where each bench is: its name (`lora-step`) and the function that makes its cases (`seqlib.studies.gpt2.bench:lora_step`).
+
+    They are the functions without arguments in seqlib/studies/NAME/bench.py that return `list[Case]`; none is imported."""
+    found = {}
+    for study in studies.names():
+        path = studies.folder(study) / "bench.py"
+        for node in ast.parse(path.read_bytes()).body if path.exists() else ():
+            if isinstance(node, ast.FunctionDef) and not node.args.args and node.returns and ast.unparse(node.returns) == "list[Case]":
+                found[node.name.replace("_", "-")] = f"seqlib.studies.{study}.bench:{node.name}"
+    return found
 
 
 def run_benches(name: str | None = None) -> list[dict]:
     """Rows of one group of benches or of all. Raises UsageError on an unknown name."""
-    if name is not None and name not in BENCHES:
-        raise nearest("bench", name, BENCHES)
+    known = benches()
+    if name is not None and name not in known:
+        raise nearest("bench", name, known)
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SEQLIB_RUNS=folder):  # keeps scratch clean
-        return [measure(case) for key in BENCHES if name in (None, key) for case in cases_of(key, wanted=name is not None)]
+        return [measure(case) for key, function in known.items() if name in (None, key)
+                for case in cases_of(key, function, wanted=name is not None)]
 
 
-def cases_of(key: str, wanted: bool) -> list[Case]:
+def cases_of(key: str, function: str, wanted: bool) -> list[Case]:
     """Of one group. Where they cannot be had, for want of a package, that is an error if they are `wanted` alone, else a
     warning."""
     try:
-        return pkgutil.resolve_name(BENCHES[key])()
+        return pkgutil.resolve_name(function)()
     except SeqlibError as error:
         if wanted:
             raise

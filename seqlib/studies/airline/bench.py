@@ -9,7 +9,7 @@ from seqlib.studies.airline.specs import AirlineSpec
 from seqlib.sweep import run_group
 
 
-def cases() -> list[Case]:
+def airline() -> list[Case]:
     """Seconds a seed for the published 150 epochs: K = 30 stacked against the plain loop over one seed."""
     y, split, epochs = protocol.load_series().to_numpy(), protocol.splits("published")[0], 50
     found = []
