@@ -1,6 +1,6 @@
-"""Additive scores against their formula, and whole training steps against plain loops: batches stacked item by item,
-PyTorch's default optimizer, the formula as the papers print it, or Hugging Face's GPT-2 of the same size. `seqlib bench`
-runs ours and the reference in turns."""
+"""Additive scores against their formula, and whole training steps against plain loops: batches
+stacked item by item, PyTorch's default optimizer, the formula as the papers print it, or Hugging
+Face's GPT-2 of the same size. `seqlib bench` runs ours and the reference in turns."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,11 +23,13 @@ V, B, T, STEPS = 65, 32, 128, 5  # steps a timed call
 
 
 def additive_call(kind: str, B: int = B, T: int = T, C: int = 256) -> Callable[[], object]:
-    """Causal additive scores forward and backward on fixed inputs, `ours` or by the plain broadcast formula."""
+    """Causal additive scores forward and backward on fixed inputs, `ours` or by the plain broadcast
+    formula."""
     generator = torch.Generator().manual_seed(0)
     q, k = (torch.randn(B, T, C, generator=generator, requires_grad=True) for _ in range(2))
     v = torch.randn(C, generator=generator, requires_grad=True)
-    upstream, future = torch.randn(B, T, T, generator=generator).tril(), torch.ones(T, T, dtype=torch.bool).triu(1)
+    upstream = torch.randn(B, T, T, generator=generator).tril()
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
 
     def plain(q, k, v):
         return (torch.tanh(q[:, :, None] + k[:, None]) @ v).masked_fill(future, float("-inf"))
@@ -37,7 +39,8 @@ def additive_call(kind: str, B: int = B, T: int = T, C: int = 256) -> Callable[[
 
 
 def extra_memory(kind: str) -> float:
-    """Peak resident memory that one full-size call adds to a small one, MiB; run it in a fresh process."""
+    """Peak resident memory that one full-size call adds to a small one, MiB; run it in a fresh
+    process."""
     additive_call(kind, B=2, T=16)()
     call, before = additive_call(kind), peak_rss_mb()
     call()
@@ -49,11 +52,13 @@ def additive_memory() -> dict[str, float]:
     for kind in ("ours", "reference"):
         with ProcessPoolExecutor(1, get_context("spawn")) as executor:
             figures[f"{kind}_extra_mb"] = round(executor.submit(extra_memory, kind).result(), 1)
-    return figures | {"memory_ratio": round(figures["reference_extra_mb"] / figures["ours_extra_mb"], 1)}
+    ratio = figures["reference_extra_mb"] / figures["ours_extra_mb"]
+    return figures | {"memory_ratio": round(ratio, 1)}
 
 
 def additive_scores() -> list[Case]:
-    return [Case("additive-scores", additive_call("ours"), additive_call("reference"), memory=additive_memory)]
+    return [Case("additive-scores", additive_call("ours"), additive_call("reference"),
+                 memory=additive_memory)]
 
 
 class PlainAttentionLM(nn.Module):
@@ -62,17 +67,19 @@ class PlainAttentionLM(nn.Module):
     def __init__(self, C: int = 256):
         super().__init__()
         self.embed, self.cell = nn.Embedding(V, 128), nn.LSTM(128, C, batch_first=True)
-        self.query, self.key, self.score = nn.Linear(C, C, bias=False), nn.Linear(C, C, bias=False), nn.Linear(C, 1, bias=False)
+        self.query, self.key = nn.Linear(C, C, bias=False), nn.Linear(C, C, bias=False)
+        self.score = nn.Linear(C, 1, bias=False)
         self.head = nn.Linear(2 * C, V)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.cell(self.embed(x))[0]
-        scores = self.score(torch.tanh(self.query(h)[:, :, None] + self.key(h)[:, None])).squeeze(-1)
-        scores = scores.masked_fill(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1), float("-inf"))
+        pairs = torch.tanh(self.query(h)[:, :, None] + self.key(h)[:, None])
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        scores = self.score(pairs).squeeze(-1).masked_fill(future, float("-inf"))
         return self.head(torch.cat((h, scores.softmax(-1) @ h), -1))
 
 
-def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type[torch.optim.Optimizer]):
+def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type):
     """A call that takes STEPS steps as a tutorial would write them."""
     optimiser = optimizer(model.parameters(), lr=3e-4)
 
@@ -92,7 +99,7 @@ def our_loop(model: nn.Module, tokens: Tensor):
     state = State.start(model, 3e-4)
 
     def batches(step):
-        return *gather(tokens, torch.randint(len(tokens) - T - 1, (B,)), T), None
+        return gather(tokens, torch.randint(len(tokens) - T - 1, (B,)), T)
 
     return lambda: train(state, batches, state.step + STEPS, 10**9, lambda model: 0.0)
 
@@ -104,8 +111,8 @@ def cross_entropy(model, x, y):
 def case(name: str, model, reference, loss_of=cross_entropy, optimizer=torch.optim.Adam) -> Case:
     keep_freed_memory()  # for the whole process, so the reference gains as well
     tokens = torch.randint(V, (100_000,), generator=torch.Generator().manual_seed(0))
-    return Case(name, our_loop(model, tokens), plain_loop(reference, tokens, loss_of, optimizer), STEPS, STEPS,
-                model.flop_per_token(T) * B * T)
+    ours, plain = our_loop(model, tokens), plain_loop(reference, tokens, loss_of, optimizer)
+    return Case(name, ours, plain, STEPS, STEPS, model.flop_per_token(T) * B * T)
 
 
 def additive_step() -> list[Case]:
@@ -118,16 +125,21 @@ def lstm_step() -> list[Case]:
 
 
 def transformer_step() -> list[Case]:
-    """Four layers, four heads, 128 and 256 channels, against Hugging Face's GPT-2 in a plain loop, without dropout: as its
-    configuration comes (tanh GELU, cache), and `-alike`, with our activation and no cache. It has biases and ties its head, we
-    have neither."""
+    """Four layers, four heads, 128 and 256 channels, against Hugging Face's GPT-2 in a plain loop,
+    without dropout: as its configuration comes (tanh GELU, cache), and `-alike`, with our
+    activation and no cache. It has biases and ties its head, we have neither."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    def loss_of(model, x, y):
+        return cross_entropy(lambda x: model(input_ids=x).logits, x, y)
+
+    undropped = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    alike = {"activation_function": "gelu", "use_cache": False}
     cases = []
-    for name, changed in (("", {}), ("-alike", {"activation_function": "gelu", "use_cache": False})):
+    for name, changed in (("", {}), ("-alike", alike)):
         for C in (128, 256):
-            config = GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=4, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0,
-                                attn_pdrop=0.0, bos_token_id=0, eos_token_id=0, **changed)
-            cases.append(case(f"transformer-step-{C}{name}", TransformerLM(V, T, C, 4, 4, 4 * C), GPT2LMHeadModel(config),
-                              lambda model, x, y: cross_entropy(lambda x: model(input_ids=x).logits, x, y), torch.optim.AdamW))
+            config = GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=4, n_head=4,
+                                bos_token_id=0, eos_token_id=0, **undropped, **changed)
+            cases.append(case(f"transformer-step-{C}{name}", TransformerLM(V, T, C, 4, 4, 4 * C),
+                              GPT2LMHeadModel(config), loss_of, torch.optim.AdamW))
     return cases

@@ -10,14 +10,15 @@ from torch.nn import functional as F
 from seqlib.studies.shakespeare.corpus import Corpus, gather
 
 EVALUATED = 4096  # characters a forward pass
-GIVEN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-FREQUENCIES = (0, 1, 10, 100, 1000)  # lower ends of the bins of how often a context stands in the training text
-GRAM = 5  # characters of that context
+GIVEN = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)  # characters of context
+GRAM = 5  # characters whose frequency in the training text is counted
+FREQUENCIES = (0, 1, 10, 100, 1000)  # lower ends of the bins of that frequency
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One entry a target: loss in nats, whether the likeliest character was right, characters of context it had."""
+    """One entry a target: loss in nats, whether the likeliest character was right, characters of
+    context it had."""
 
     loss: np.ndarray
     correct: np.ndarray
@@ -30,11 +31,15 @@ class Scores:
 
 @torch.no_grad()
 def score(model: nn.Module, tokens: Tensor, context: int) -> Scores:
-    """Every token but the first, once, in order, in windows of `context` that do not overlap (the last may be shorter)."""
+    """Every token but the first, once, in order, in windows of `context` that do not overlap (the
+    last may be shorter)."""
     n, losses, correct = len(tokens) - 1, [], []
     whole = n // context * context
-    parts = torch.arange(0, whole, context).split(max(1, EVALUATED // context))
-    for first, T in [(p, context) for p in parts] + ([(torch.tensor([whole]), n - whole)] if n > whole else []):
+    starts = torch.arange(0, whole, context).split(max(1, EVALUATED // context))
+    windows = [(part, context) for part in starts]
+    if n > whole:
+        windows.append((torch.tensor([whole]), n - whole))
+    for first, T in windows:
         x, y = gather(tokens, first, T)
         logits = model(x).flatten(0, 1)
         losses.append(F.cross_entropy(logits, y.flatten(), reduction="none").double())
@@ -43,13 +48,15 @@ def score(model: nn.Module, tokens: Tensor, context: int) -> Scores:
 
 
 def validation(corpus: Corpus) -> Tensor:
-    """The validation text behind the last training character, so that its first character is predicted as well."""
+    """The validation text behind the last training character, so that its first character is
+    predicted as well."""
     return torch.cat((corpus.train[-1:], corpus.validation))
 
 
 @torch.no_grad()
-def loss_given(model: nn.Module, tokens: Tensor, k: int, longest: int, targets: int = 2048) -> float:
-    """Loss on the same targets whatever k: the model sees the k characters before each, and nothing else."""
+def loss_given(model: nn.Module, tokens: Tensor, k: int, longest: int,
+               targets: int = 2048) -> float:
+    """Loss on the same targets whatever k: the model sees the k characters before each, no more."""
     ends = torch.linspace(longest, len(tokens) - 1, targets).long()  # positions of the targets
     total = 0.0
     for part in ends.split(max(1, EVALUATED // k)):
@@ -59,9 +66,11 @@ def loss_given(model: nn.Module, tokens: Tensor, k: int, longest: int, targets: 
 
 
 def context_frequency(corpus: Corpus, gram: int = GRAM) -> np.ndarray:
-    """How often the `gram` characters before each validation character stand in the training text (n,)."""
+    """How often the `gram` characters before each validation character stand in the training text
+    (n,)."""
     def codes(tokens):
-        windows = np.lib.stride_tricks.sliding_window_view(tokens.numpy().astype(np.int64), gram)
+        whole = tokens.numpy().astype(np.int64)
+        windows = np.lib.stride_tricks.sliding_window_view(whole, gram)
         return windows @ corpus.V ** np.arange(gram)
 
     known, counts = np.unique(codes(corpus.train), return_counts=True)
@@ -76,10 +85,22 @@ def by_group(values: np.ndarray, group: np.ndarray, n: int) -> list[float]:
         return (np.bincount(group, values, n) / np.bincount(group, minlength=n)).tolist()
 
 
+def breakdown(scores: Scores, counts: np.ndarray, context: int) -> dict[str, list[float]]:
+    """Loss and accuracy by position in the window, and by how often the characters before a target
+    stand in the training text (`counts`, one a target)."""
+    bins, n = np.digitize(counts, FREQUENCIES) - 1, len(FREQUENCIES)
+    position = scores.given - 1
+    return {"loss_by_position": by_group(scores.loss, position, context),
+            "accuracy_by_position": by_group(scores.correct, position, context),
+            "loss_by_frequency": by_group(scores.loss, bins, n),
+            "accuracy_by_frequency": by_group(scores.correct, bins, n),
+            "count_by_frequency": np.bincount(bins, minlength=n).tolist()}
+
+
 @torch.no_grad()
 def attention_by_distance(model: nn.Module, tokens: Tensor, context: int) -> np.ndarray | None:
-    """Mean weight (context,) that the last quarter of the queries gives to keys 0, 1, 2, ... characters back, over 32
-    windows and all layers and heads; None for a model without attention."""
+    """Mean weight (context,) that the last quarter of the queries gives to keys 0, 1, 2, ...
+    characters back, over 32 windows and all layers and heads; None where there is no attention."""
     keep: dict[str, Tensor] = {}
     first = torch.linspace(0, len(tokens) - context - 1, 32).long()
     model(gather(tokens, first, context)[0], keep)
@@ -93,12 +114,12 @@ def attention_by_distance(model: nn.Module, tokens: Tensor, context: int) -> np.
 
 
 @torch.no_grad()
-def generate(model: nn.Module, prompt: Tensor, length: int, temperature: float, seed: int, context: int,
-             copies: int = 1) -> Tensor:
+def generate(model: nn.Module, prompt: Tensor, length: int, temperature: float, seed: int,
+             context: int, copies: int = 1) -> Tensor:
     """Tokens (copies, length) drawn behind a prompt (T,), decoding with a cache.
 
-    When the cache reaches `context` tokens it is rebuilt from the last half of them: attention was never trained on more.
-    Temperature 0 takes the likeliest character.
+    When the cache reaches `context` tokens it is rebuilt from the last half of them: attention was
+    never trained on more. Temperature 0 takes the likeliest character.
     """
     generator = torch.Generator().manual_seed(seed)
     text = prompt[-context:].expand(copies, -1)
@@ -107,7 +128,8 @@ def generate(model: nn.Module, prompt: Tensor, length: int, temperature: float, 
         if temperature == 0:
             drawn = logits[:, -1].argmax(-1, keepdim=True)
         else:
-            drawn = torch.multinomial((logits[:, -1] / temperature).softmax(-1), 1, generator=generator)
+            probabilities = (logits[:, -1] / temperature).softmax(-1)
+            drawn = torch.multinomial(probabilities, 1, generator=generator)
         text = torch.cat((text, drawn), 1)
         if held < context:
             (logits, cache), held = model.decode(drawn, cache), held + 1
@@ -118,6 +140,7 @@ def generate(model: nn.Module, prompt: Tensor, length: int, temperature: float, 
 
 
 def known_words(text: str, vocabulary: set[str]) -> float:
-    """Share of the words of `text` (its last may be cut off) that stand in `vocabulary`; 0 for a text without words."""
+    """Share of the words of `text` (its last may be cut off) that stand in `vocabulary`; 0 for a
+    text without words."""
     words = text.split()[:-1]
     return sum(word in vocabulary for word in words) / len(words) if words else 0.0

@@ -1,26 +1,20 @@
-"""Settings of a run (`ShakespeareSpec`), parameters of the notebook, and which runs they ask for."""
+"""Settings of a run."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from seqlib.record import Spec
-from seqlib.studies.shakespeare import recall
-from seqlib.studies.shakespeare.arms import ARMS, build
+from seqlib.studies.shakespeare.arms import ARMS
 from seqlib.studies.shakespeare.corpus import CORPORA, choose
-from seqlib.study import count_parameters
-
-Count = Annotated[int, Field(ge=0, le=1000)]
-TOKENS = 32 * 128  # a step of the published setting, which the sweep over contexts keeps
-TIMED, TIMED_CONTEXTS = 20, (128, 512)  # steps and contexts that tell how the time of a step grows
 
 
 class ShakespeareSpec(Spec):
-    """A run on a text, or (`corpus` mqar) on the recall task: there `context` is the length of a sequence and `width` the
-    channels of the model."""
+    """A run on a text, or (`corpus` mqar) on the recall task: there `context` is the length of a
+    sequence and `width` the channels of the model."""
 
     study: Literal["shakespeare"] = "shakespeare"
-    arm: Literal[ARMS]
+    arm: Literal[tuple(ARMS)]
     corpus: Literal[(*CORPORA, "mqar")] = "tiny_shakespeare"
     context: int = Field(128, ge=2, le=4096)
     batch: int = Field(32, ge=1, le=4096)
@@ -32,18 +26,14 @@ class ShakespeareSpec(Spec):
     @field_validator("corpus", mode="before")
     @classmethod
     def at_hand(cls, name: str) -> str:
-        """`auto` is Tiny Shakespeare, or its stand-in where that cannot be had."""
+        """`auto` is Tiny Shakespeare, or another edition of its plays where that cannot be had."""
         return choose() if name == "auto" else name
 
     @model_validator(mode="after")
     def fits(self):
         if (self.corpus == "mqar") != (self.width is not None):
             raise ValueError("width belongs to the recall task (corpus mqar), and to it alone")
-        if self.corpus == "mqar" and (self.arm not in recall.ARMS or self.context < 16):
-            raise ValueError(f"the recall task takes {', '.join(recall.ARMS)} and sequences of at least 16")
+        if self.corpus == "mqar" and (not ARMS[self.arm].recall or self.context < 16):
+            takes = ", ".join(name for name, arm in ARMS.items() if arm.recall)
+            raise ValueError(f"the recall task takes {takes} and sequences of at least 16")
         return self
-
-
-def parameter_counts(arm: str, V: int = 65, context: int = 128) -> dict[str, int]:
-    """Trainable and total parameters at the published setting."""
-    return count_parameters(lambda: build(arm, V, context))
