@@ -113,10 +113,10 @@ class Study:
         what = f"{self.name}/{specs[0].arm} seed {specs[0].seed}"
         return in_own_process(_train, self.name, specs, threads=threads, what=what)
 
-    def parameters(self) -> dict[str, dict[str, int]]:
-        """Trainable and total parameters by arm."""
+    def parameters(self, arms: Iterable[str] = ()) -> dict[str, dict[str, int]]:
+        """Trainable and total parameters by arm, of all arms where none is named."""
         return {arm: self.count(arm) if self.count else count_parameters(lambda arm=arm: self.build(self.spec(arm=arm)))
-                for arm in self.arms}
+                for arm in arms or self.arms}
 
     def fingerprint(self, arm: str) -> str:
         """sha256 of the code that trains an arm, and of what the arm is."""
