@@ -1,4 +1,4 @@
-"""A training step of ERNIE 3.0 medium in Paddle, set up as this study does it against Paddle as it starts by itself.
+"""A training step of ERNIE 3.0 medium in Paddle, as this study sets it up and as it starts alone.
 
 Each in a process of its own, because what is set up is read when Paddle's libraries load.
 """
@@ -6,13 +6,14 @@ Each in a process of its own, because what is set up is read when Paddle's libra
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 
 from seqlib.bench import Case
 from seqlib.errors import SeqlibError
-from seqlib.studies.ernie.framework import need
-from seqlib.sweep import cores
+from seqlib.processes import cores
+from seqlib.studies.ernie import framework
 
 B, T = 8, 128
 SET_UP = ("MKL_DEBUG_CPU_TYPE", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -22,28 +23,24 @@ WARM_UP, STEPS = 1, 3
 def step_seconds(plain: bool) -> float:
     """Median seconds of a step, of a process that imports Paddle as this study does, or `plain`."""
     environment = {name: value for name, value in os.environ.items() if name not in SET_UP}
-    if not plain:
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores()))  # as every run of the study has it
-    done = subprocess.run([sys.executable, "-m", "seqlib.studies.ernie.bench", "plain" if plain else "ours"], env=environment,
-                          capture_output=True, text=True)
+    if not plain:  # as every run of the study has it
+        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(cores()))
+    command = [sys.executable, "-m", "seqlib.studies.ernie.bench", "plain" if plain else "ours"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SeqlibError(f"bench ernie-step: {(done.stderr.strip().splitlines() or ['the process died'])[-1]}")
+        last = (done.stderr.strip().splitlines() or ["the process died"])[-1]
+        raise SeqlibError(f"bench ernie-step: {last}")
     return float(done.stdout.strip().splitlines()[-1])
 
 
 def measure(plain: bool) -> float:
     """In this process: seconds of a step."""
-    import time
-
     if plain:
         import paddle
         from paddlenlp import transformers as library
     else:
-        from seqlib.studies.ernie.framework import nlp
-        from seqlib.studies.ernie.framework import paddle as load
-
-        paddle, library = load(), nlp("transformers")
-    from seqlib.studies.ernie.bases import config
+        paddle, library = framework.paddle(), framework.nlp("transformers")
+    from seqlib.studies.ernie.bases import config  # torch, which would load its libraries first
     from seqlib.studies.ernie.specs import RANDOM
     from seqlib.studies.ernie.train import DECAY
 
@@ -64,8 +61,9 @@ def measure(plain: bool) -> float:
 
 
 def ernie_step() -> list[Case]:
-    need()
-    return [Case("ernie-step", lambda: step_seconds(False), lambda: step_seconds(True), tells_seconds=True)]
+    framework.need()
+    return [Case("ernie-step", lambda: step_seconds(False), lambda: step_seconds(True),
+                 tells_seconds=True)]
 
 
 if __name__ == "__main__":

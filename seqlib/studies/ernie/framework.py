@@ -1,7 +1,7 @@
 """PaddlePaddle: set up before its import, and imported when this study runs, not earlier.
 
-On AMD processors the MKL inside Paddle takes a slow path unless MKL_DEBUG_CPU_TYPE says otherwise, and Paddle starts with one
-thread. Both are read when its libraries load, so they have to be set before.
+On AMD processors the MKL inside Paddle takes a slow path unless MKL_DEBUG_CPU_TYPE says otherwise,
+and Paddle starts with one thread. Both are read when its libraries load, so they are set before.
 """
 
 import contextlib
@@ -16,35 +16,43 @@ import warnings
 from pathlib import Path
 
 from seqlib.errors import SeqlibError, first_line
-from seqlib.sweep import cores
+from seqlib.processes import cores
 
 log = logging.getLogger(__name__)
 CPUINFO = Path("/proc/cpuinfo")
-MISSING = ("the study ernie needs paddlepaddle and paddlenlp; install them with `pip install -c constraints.txt paddlepaddle "
-           "paddlenlp`")
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}  # threads that wait look idle
+MISSING = ("the study ernie needs paddlepaddle and paddlenlp; install them with `pip install -c "
+           "constraints.txt paddlepaddle paddlenlp`")
 
 
 def on_amd() -> bool:
-    """Whether this is an AMD processor, as the system tells."""
+    """Whether the system names an AMD processor."""
     return CPUINFO.exists() and "AuthenticAMD" in CPUINFO.read_text()
 
 
-def prepare() -> dict[str, str]:
-    """Set what makes Paddle fast on an AMD processor, where the user has not set it, and say so in the log; elsewhere do
-    nothing. Returns what was set. To be called before Paddle's import: behind it a warning tells that nothing comes of it."""
-    if not on_amd():
-        return {}
-    wanted = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(cores())}
+def set_up(passive: bool = False) -> dict[str, str]:
+    """Set what makes Paddle fast on an AMD processor, and `PASSIVE` where that is asked for, unless
+    the user has set it. Returns what was set. Behind Paddle's import it comes too late, and a
+    warning says so."""
+    wanted = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(cores())} if on_amd() else {}
+    wanted |= PASSIVE if passive else {}
     new = {name: value for name, value in wanted.items() if name not in os.environ}
-    told = ", ".join(f"{name}={value}" for name, value in new.items())
+    listed = ", ".join(f"{name}={value}" for name, value in new.items())
     if new and "paddle" in sys.modules:
-        warnings.warn(f"paddle was imported before seqlib could set {told}, so it stays slow on this processor; restart the "
-                      "kernel and let seqlib import it", stacklevel=2)
+        warnings.warn(f"paddle was imported before seqlib could set {listed}, which comes too late "
+                      "for this process; restart the kernel and let seqlib import it", stacklevel=2)
         return {}
     os.environ.update(new)
     if new:
-        log.info("for Paddle on an AMD processor: set %s", told)
+        log.info("for Paddle: set %s", listed)
     return new
+
+
+def threads() -> int:
+    """This worker's share of the cores."""
+    import torch
+
+    return int(os.environ.get("OMP_NUM_THREADS") or torch.get_num_threads())
 
 
 @functools.cache
@@ -55,7 +63,8 @@ def paddle():
 
 @functools.cache
 def nlp(module: str):
-    """A module of PaddleNLP ("transformers", "peft"), its chatter turned down. Raises SeqlibError where it is not installed."""
+    """A module of PaddleNLP ("transformers", "peft"), its chatter turned down. Raises SeqlibError
+    where it is not installed."""
     paddle()
     loaded = _load(f"paddlenlp.{module}")
     _load("paddlenlp.utils.log").logger.set_level("ERROR")
@@ -64,16 +73,17 @@ def nlp(module: str):
 
 def need() -> None:
     """Raises SeqlibError where Paddle or PaddleNLP is not installed; neither is imported."""
-    absent = [name for name in ("paddle", "paddlenlp") if importlib.util.find_spec(name) is None]
+    names = ("paddle", "paddlenlp")
+    absent = [name for name in names if importlib.util.find_spec(name) is None]
     if absent:
         raise SeqlibError(f"{MISSING} (there is no {' and no '.join(absent)})")
 
 
 def _load(name: str):
-    prepare()
+    set_up()
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")  # on compilers, packaging and threads: nothing that a user can act on
+            warnings.simplefilter("ignore")  # on compilers, packaging, threads: nothing to act on
             return importlib.import_module(name)
     except ImportError as error:
         raise SeqlibError(f"{MISSING} ({first_line(error)})") from error

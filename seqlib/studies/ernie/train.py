@@ -1,5 +1,5 @@
-"""The fine-tuning loop of every arm, in Paddle: AdamW, cross-entropy in nats, at a constant rate as published or at one that
-falls to zero behind a warm-up."""
+"""The fine-tuning loop of every arm, in Paddle: AdamW, cross-entropy in nats, at a constant rate as
+published or at one that falls to zero behind a warm-up."""
 
 import time
 from collections.abc import Callable
@@ -10,15 +10,16 @@ import numpy as np
 from seqlib.provenance import peak_rss_mb, reset_peak_rss
 from seqlib.studies.ernie.framework import paddle
 from seqlib.studies.ernie.sentences import PAD
+from seqlib.studies.ernie.specs import ErnieSpec
 
 DECAY, WARM_UP = 0.01, 0.1
 
 
 @dataclass
 class Curves:
-    """Of one training: loss, seconds and processor seconds of every step; loss and accuracy of the development set after every
-    epoch. `peak_memory_mb`: resident set of the process, or what was allocated on a GPU; `memory_before_mb`: that before the
-    first step, which the libraries and the model take."""
+    """Of one training, by step and (on the development set) by epoch. `peak_memory_mb`: resident
+    set of the process, or what was allocated on a GPU; `memory_before_mb`: that of libraries and
+    model, before the first step."""
 
     train_loss: list[float] = field(default_factory=list)
     step_seconds: list[float] = field(default_factory=list)
@@ -37,9 +38,10 @@ def padded(rows: list[list[int]]) -> np.ndarray:
     return out
 
 
-def batches(lengths: np.ndarray, spec, epoch: int) -> list[np.ndarray]:
-    """Numbers of the sentences of every batch of an epoch, the same for all arms: as published in any order, under the fair
-    protocol like lengths together, which leaves little to pad, and the batches in any order."""
+def batches(lengths: np.ndarray, spec: ErnieSpec, epoch: int) -> list[np.ndarray]:
+    """Numbers of the sentences of every batch of an epoch, the same for all arms: as published in
+    any order; under the fair protocol like lengths together, which leaves little to pad, and the
+    batches in any order."""
     random = np.random.default_rng([spec.seed, 5, epoch])
     drawn, count = random.permutation(len(lengths)), -(-len(lengths) // spec.batch)
     if spec.protocol == "published":
@@ -56,13 +58,25 @@ def rate(step: int, steps: int, lr: float, constant: bool) -> float:
     return lr * min((step + 1) / warm, (steps - step) / max(1, steps - warm))
 
 
-def train(model, rows: list[list[int]], classes: np.ndarray, spec, validate: Callable[[], tuple[float, float]]) -> Curves:
-    """`rows` are token numbers of the sentences to train on, `classes` (N,) theirs. Every epoch goes through all of them.
+def train_step(model, optimizer, rows: list[list[int]], classes: np.ndarray) -> float:
+    """One step of gradient descent on a batch of token numbers and their classes (B,); returns its
+    mean loss."""
+    library = paddle()
+    logits = model(library.to_tensor(padded(rows)))
+    loss = library.nn.functional.cross_entropy(logits, library.to_tensor(classes))
+    loss.backward()
+    optimizer.step()
+    optimizer.clear_grad()
+    return float(loss)
 
-    Raises FloatingPointError when the loss is not finite."""
+
+def train(model, rows: list[list[int]], classes: np.ndarray, spec: ErnieSpec,
+          validate: Callable[[], tuple[float, float]]) -> Curves:
+    """`rows` are token numbers of the sentences to train on, `classes` (N,) theirs. Every epoch
+    goes through all of them. Raises FloatingPointError when the loss is not finite."""
     library, curves = paddle(), Curves()
     trained = [p for p in model.parameters() if not p.stop_gradient]
-    optimizer = library.optimizer.AdamW(learning_rate=spec.lr, parameters=trained, weight_decay=DECAY)
+    optimizer = library.optimizer.AdamW(spec.lr, parameters=trained, weight_decay=DECAY)
     lengths = np.array([len(row) for row in rows])
     library.seed(spec.seed)  # dropout
     model.train()
@@ -72,30 +86,28 @@ def train(model, rows: list[list[int]], classes: np.ndarray, spec, validate: Cal
         parts = batches(lengths, spec, epoch)
         for i, chosen in enumerate(parts):
             began, cpu = time.perf_counter(), time.process_time()
-            optimizer.set_lr(rate(epoch * len(parts) + i, spec.epochs * len(parts), spec.lr, spec.protocol == "published"))
-            logits = model(library.to_tensor(padded([rows[j] for j in chosen])))
-            loss = library.nn.functional.cross_entropy(logits, library.to_tensor(classes[chosen]))
-            loss.backward()
-            optimizer.step()
-            optimizer.clear_grad()
-            curves.train_loss.append(float(loss))
+            at, steps = epoch * len(parts) + i, spec.epochs * len(parts)
+            optimizer.set_lr(rate(at, steps, spec.lr, constant=spec.protocol == "published"))
+            loss = train_step(model, optimizer, [rows[j] for j in chosen], classes[chosen])
+            curves.train_loss.append(loss)
             curves.step_seconds.append(time.perf_counter() - began)
             curves.step_cpu_seconds.append(time.process_time() - cpu)
-            if not curves.train_loss[-1] < float("inf"):
-                raise FloatingPointError(f"training loss is {curves.train_loss[-1]} at step {len(curves.train_loss)}")
+            if not loss < float("inf"):
+                raise FloatingPointError(f"training loss is {loss} at step {at + 1}")
         if not epoch:  # later the validation has had its share
             curves.peak_memory_mb = peak()
-        for own, value in zip((curves.dev_loss, curves.dev_accuracy), validate()):
-            own.append(value)
+        loss, accuracy = validate()
+        curves.dev_loss.append(loss)
+        curves.dev_accuracy.append(accuracy)
         model.train()
     return curves
 
 
 def peak() -> float:
     """MiB that the training has taken at most so far."""
-    library = paddle()
-    on_gpu = library.device.is_compiled_with_cuda() and library.device.cuda.device_count()
-    return library.device.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mb()
+    device = paddle().device
+    on_gpu = device.is_compiled_with_cuda() and device.cuda.device_count()
+    return device.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mb()
 
 
 def logits_of(model, rows: list[list[int]], batch: int = 64) -> np.ndarray:
@@ -114,4 +126,5 @@ def logits_of(model, rows: list[list[int]], batch: int = 64) -> np.ndarray:
 def nats(logits: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Cross-entropy of every example (N,)."""
     high = logits.max(1, keepdims=True)
-    return (np.log(np.exp(logits - high).sum(1)) + high[:, 0]) - logits[np.arange(len(classes)), classes]
+    total = np.log(np.exp(logits - high).sum(1)) + high[:, 0]
+    return total - logits[np.arange(len(classes)), classes]
