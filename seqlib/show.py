@@ -9,6 +9,8 @@ import base64
 import html
 import inspect
 import io
+import numbers
+import re
 import textwrap
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +24,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
+from seqlib import stats
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_problem, nearest
 
@@ -139,18 +142,56 @@ def data_link(data: pd.DataFrame, name: str) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[str, ...] = (), width: str = "45%") -> None:
-    """A table that sorts on a click; floats with `digits` significant digits; columns `wide` take `width` of the room each."""
+    """A table that sorts on a click; floats with `digits` significant digits; columns `wide` take `width` of the room each.
+
+    A column whose texts begin with a number, such as those of `mean`, sorts by it."""
     import itables
 
     itables.init_notebook_mode(all_interactive=False, connected=False)
-    shown = frame.copy()
-    for column in shown.select_dtypes("float"):
-        shown[column] = shown[column].map(lambda x: "" if pd.isna(x) else float(f"{x:.{digits}g}"))
-    shown = shown.fillna("")
+    shown = frame.astype(object)
+    for column in shown:
+        shown[column] = [_cell(value, digits) for value in shown[column]]
     corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
-    wide = (wide,) if isinstance(wide, str) else wide
+    columns = [{"targets": list(shown).index(name), "width": width} for name in ((wide,) if isinstance(wide, str) else wide)]
+    numeric = [i for i, name in enumerate(shown) if all(NUMBER.match(text) for text in shown[name] if text)]
+    columns.append({"targets": numeric, "type": "num", "render": itables.JavascriptFunction(SORTED)})
     itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
-                 style="width:100%", columnDefs=[{"targets": list(shown).index(name), "width": width} for name in wide])
+                 style="width:100%", columnDefs=columns)
+
+
+NUMBER = re.compile(r"[-+]?[0-9]")
+SORTED = """function (shown, purpose) {
+    const number = parseFloat(String(shown).replaceAll(",", ""));
+    return purpose === "display" || purpose === "filter" ? shown : isNaN(number) ? -Infinity : number;
+}"""
+
+
+def _cell(value: Any, digits: int) -> str:
+    """What a table shows of a value: nothing of what is missing, thousands with commas."""
+    if isinstance(value, str) or not pd.api.types.is_scalar(value):
+        return str(value)
+    if pd.isna(value):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, numbers.Real)):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return f"{value:,}"
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10**digits else f"{rounded:g}"
+
+
+def mean(values: pd.Series, digits: int = 1) -> str:
+    """`mean [low, high]` with the 95% interval; of fewer than six values `mean (lowest to highest)`, of one the value alone."""
+    values = values.dropna()
+    if values.empty:
+        return ""
+    text = f"{values.mean():,.{digits}f}"
+    if len(values) == 1:
+        return text
+    if len(values) < stats.MINIMUM:
+        return f"{text} ({values.min():,.{digits}f} to {values.max():,.{digits}f})"
+    low, high = stats.bca_interval(values)
+    return f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
 def source(*things: Any) -> None:
@@ -170,6 +211,23 @@ def verdicts(study: str) -> None:
                "says": "the document says", "reason": "why"}
     table(rows[list(columns)].rename(columns=columns), "Verdicts on the document's claims",
           wide=("the document says", "why"), width="28%")
+
+
+def said(study: str) -> dict[str, str]:
+    """What became of each claim, by its id, as the end of a sentence: `f"That A beats B {said['A04']}."`"""
+    from seqlib import api
+
+    return {row.id: (FIGURES if row.kind in ("exact", "value") else {}).get(row.verdict, CLAIMS[row.verdict])
+            for row in api.verdicts(study).itertuples()}
+
+
+CLAIMS = {"reproduced": "holds here as well", "same direction": "holds here, with an effect of another size",
+          "equivalent": "makes no difference here beyond the margin fixed beforehand",
+          "contradicted": "is contradicted here", "inconclusive": "is left open by our runs",
+          "confounded": "holds as published and no longer once a flaw is mended",
+          "not comparable": "cannot be compared, since our data or model are others", "not run": "has not been tested yet"}
+FIGURES = {"reproduced": "agrees with ours", "same direction": "ranks the arms as ours does, at other values",
+           "contradicted": "disagrees with ours"}
 
 
 def recorded(study: str) -> str:
@@ -195,6 +253,24 @@ def trained(live: pd.DataFrame) -> str:
     seconds = live.seconds.sum() if "seconds" in live else float("nan")
     return (f"{len(live)} runs, {live.attrs.get('trained', 0)} of them trained now and the others earlier by the same code: "
             f"{seconds:.0f} s of training on {machine.get('cpu', 'this machine')}, {machine.get('cores', '?')} cores.")
+
+
+def differs(live: pd.DataFrame, archive: pd.DataFrame) -> str:
+    """In which settings and numbers of seeds live runs differ from archived runs of the same arms, in a sentence of Markdown."""
+    arms = [arm for arm in live.arm.unique() if arm in set(archive.arm)]
+    if not arms:
+        return "The archive has no runs of these arms to compare with."
+    live, archive = live[live.arm.isin(arms)], archive[archive.arm.isin(arms)]
+
+    def of(frame, name):
+        return ", ".join(sorted({f"{value:g}" if isinstance(value, float) else str(value) for value in frame[name]}))
+
+    settings = [name for name in studies.get(live.study.iloc[0]).spec.model_fields if name not in ("study", "arm", "seed")]
+    told = [f"{name} {of(live, name)} instead of {of(archive, name)}" for name in settings if of(live, name) != of(archive, name)]
+    seeds, of_archive = (int(frame.groupby("arm").seed.nunique().max()) for frame in (live, archive))
+    told += [f"{seeds} seeds an arm instead of {of_archive}"] if seeds != of_archive else []
+    return (f"The live run differs from the archive's: {'; '.join(told)}." if told else
+            "The live run has the settings and seeds of the archive; what differs between them is rounding.")
 
 
 def picture(drawn: Figure, alt: str) -> str:
