@@ -1,6 +1,6 @@
-"""The mixture of experts and a whole training step of the search, against what a straightforward program does: Hugging Face's
-eager attention, a loop over experts with boolean masks, whole logits and PyTorch's default AdamW. Neither has the other's
-shortcuts; both draw the same dropout rates."""
+"""The mixture of experts and a whole training step of the search, against what a straightforward
+program does: Hugging Face's eager attention, a loop over experts with boolean masks, whole logits and
+PyTorch's default AdamW. Neither has the other's shortcuts; both draw the same dropout rates."""
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,22 @@ from torch.nn import functional as F
 from seqlib.allocator import keep_freed_memory
 from seqlib.bench import Case
 from seqlib.models.experts import Experts
-from seqlib.studies.attention_search.arms import LATENT, PUBLISHED, build
+from seqlib.studies.attention_search.arms import ARMS, PUBLISHED, make
+from seqlib.studies.attention_search.run import DECAY, training_step
 
 B, T, RATE, LR = 4, 256, 0.1, 1e-4
 
 
 class MaskedExperts(nn.Module):
-    """A loop over experts, each with a boolean mask over the full batch; the router is asked a second time for its loss."""
+    """A loop over experts, each with a boolean mask over the full batch; the router is asked a second
+    time for its loss."""
 
     def __init__(self, D: int, F_: int, E: int, k: int):
         super().__init__()
         self.E, self.k, self.router = E, k, nn.Linear(D, E, bias=False)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(D, F_, bias=False), nn.SiLU(), nn.Dropout(RATE),
-                                                   nn.Linear(F_, D, bias=False)) for _ in range(E))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(D, F_, bias=False), nn.SiLU(), nn.Dropout(RATE),
+                          nn.Linear(F_, D, bias=False)) for _ in range(E))
 
     def scores(self, x: Tensor) -> Tensor:
         scores = self.router(x)
@@ -62,12 +65,13 @@ class PlainModel(nn.Module):
         from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3RotaryEmbedding
 
         super().__init__()
-        at = LATENT[arm]
-        config = DeepseekV3Config(hidden_size=PUBLISHED.D, num_attention_heads=PUBLISHED.H, num_key_value_heads=PUBLISHED.H,
-                                  q_lora_rank=at.q_rank, kv_lora_rank=at.kv_rank, qk_rope_head_dim=at.rope,
-                                  qk_nope_head_dim=at.nope, v_head_dim=at.v, attention_bias=at.bias,
-                                  rope_scaling={"rope_type": "linear", "factor": at.factor}, rope_interleave=False,
-                                  attn_implementation="eager")
+        at = ARMS[arm].attention
+        config = DeepseekV3Config(
+            hidden_size=PUBLISHED.D, num_attention_heads=PUBLISHED.H,
+            num_key_value_heads=PUBLISHED.H, q_lora_rank=at.q_rank, kv_lora_rank=at.kv_rank,
+            qk_rope_head_dim=at.rope, qk_nope_head_dim=at.nope, v_head_dim=at.v,
+            attention_bias=at.bias, rope_scaling={"rope_type": "linear", "factor": at.factor},
+            rope_interleave=False, attn_implementation="eager")
         self.embed, self.dropout = nn.Embedding(PUBLISHED.V, PUBLISHED.D), nn.Dropout(RATE)
         self.rotary, self.norm = DeepseekV3RotaryEmbedding(config), nn.RMSNorm(PUBLISHED.D)
         self.blocks = nn.ModuleList(PlainBlock(config, i) for i in range(PUBLISHED.L))
@@ -75,7 +79,8 @@ class PlainModel(nn.Module):
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         h = self.dropout(self.embed(x) * PUBLISHED.D**0.5)
         angles = self.rotary(h, torch.arange(x.shape[1])[None])
-        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)[None, None].expand(len(x), 1, -1, -1)
+        mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1)
+        mask = mask[None, None].expand(len(x), 1, -1, -1)
         balance = 0.0
         for block in self.blocks:
             h, own = block(h, angles, mask)
@@ -99,23 +104,21 @@ def moe_layer() -> list[Case]:
         return both
 
     arithmetic = 3 * 2 * PUBLISHED.k * B * T * 2 * PUBLISHED.D * PUBLISHED.F
-    return [Case("moe-layer", call(Experts(*shape, dropout=RATE)), call(MaskedExperts(*shape)), flop=arithmetic)]
+    ours, reference = call(Experts(*shape, dropout=RATE)), call(MaskedExperts(*shape))
+    return [Case("moe-layer", ours, reference, flop=arithmetic)]
 
 
 def search_step() -> list[Case]:
     """A training step of `rope_small` at the published size."""
     keep_freed_memory()
-    model, plain = build("rope_small", PUBLISHED), PlainModel("rope_small")
-    fused = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=0.01, fused=True)
-    default = torch.optim.AdamW(plain.parameters(), lr=LR, weight_decay=0.01)
+    model, plain = make("rope_small", PUBLISHED), PlainModel("rope_small")
+    fused = torch.optim.AdamW(model.parameters(), lr=LR, weight_decay=DECAY, fused=True)
+    default = torch.optim.AdamW(plain.parameters(), lr=LR, weight_decay=DECAY)
     tokens = torch.randint(PUBLISHED.V, (B, T + 1))
     x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
     def ours():
-        total, n, balance = model.loss(x, y)
-        fused.zero_grad()
-        (total / n + 0.01 * balance).backward()
-        fused.step()
+        training_step(model, fused, x, y)
 
     def reference():
         loss = plain.loss(x, y)

@@ -1,24 +1,19 @@
-"""Settings of a run (`SearchSpec`), parameters of the notebook, and which runs they ask for."""
+"""Settings of a run of the attention search."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from seqlib.record import Spec
-from seqlib.studies.attention_search.arms import ARMS, FAIR, PUBLISHED, SMALL, THIRTEEN, Shape, attention_of, outline, widths_of
+from seqlib.studies.attention_search.arms import ARMS, PUBLISHED, Shape, attention_of, widths_of
 from seqlib.studies.attention_search.texts import PROTOCOLS, TEXTS, choose
-from seqlib.study import count_parameters
-
-Count = Annotated[int, Field(ge=0, le=1000)]
-Rate = Annotated[float, Field(gt=0, le=1)]
-Steps = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class SearchSpec(Spec):
-    """A run of one arm at one shape. Widths that do not divide are refused here, before any weight is made."""
+    """A run of one arm at one shape. Widths that do not divide are refused before any weight."""
 
     study: Literal["attention_search"] = "attention_search"
-    arm: Literal[ARMS]
+    arm: Literal[tuple(ARMS)]
     text: Literal[TEXTS] = TEXTS[0]
     protocol: Literal[PROTOCOLS] = "published"
     vocabulary: int = Field(PUBLISHED.V, ge=300, le=PUBLISHED.V)
@@ -30,8 +25,8 @@ class SearchSpec(Spec):
     top_k: int = Field(PUBLISHED.k, ge=1, le=256)
     context: int = Field(512, ge=2, le=8192)
     batch: int = Field(16, ge=1, le=4096)
-    steps: Steps = 50
-    lr: Rate = 1e-4
+    steps: int = Field(50, ge=1, le=1_000_000)
+    lr: float = Field(1e-4, gt=0, le=1)
 
     @field_validator("text", mode="before")
     @classmethod
@@ -41,7 +36,8 @@ class SearchSpec(Spec):
 
     @property
     def shape(self) -> Shape:
-        return Shape(self.vocabulary, self.d_model, self.layers, self.heads, self.d_ff, self.experts, self.top_k)
+        return Shape(V=self.vocabulary, D=self.d_model, L=self.layers, H=self.heads,
+                     F=self.d_ff, E=self.experts, k=self.top_k)
 
     @model_validator(mode="after")
     def divides(self):
@@ -50,9 +46,3 @@ class SearchSpec(Spec):
         attention_of(self.arm, self.shape)
         widths_of(self.arm, self.shape)
         return self
-
-
-def parameter_counts(arm: str) -> dict[str, int]:
-    """Of the thirteen at the published shape, of the others at the small one. All are trained."""
-    shape = PUBLISHED if arm in THIRTEEN else SMALL
-    return count_parameters(lambda: outline(attention_of(arm, shape), shape, widths_of(arm, shape)))
