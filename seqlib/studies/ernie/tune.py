@@ -1,6 +1,5 @@
 """One fine-tuning, from the texts to its metrics."""
 
-import functools
 import shutil
 from importlib.metadata import version
 
@@ -10,7 +9,7 @@ from sklearn.metrics import f1_score
 from seqlib import study
 from seqlib.allocator import keep_freed_memory
 from seqlib.studies.ernie import bases, classifier, framework, sentences
-from seqlib.studies.ernie.specs import COST, SAME_RATE, ErnieSpec
+from seqlib.studies.ernie.specs import COST, LENGTH, SAME_RATE, ErnieSpec
 from seqlib.studies.ernie.train import Curves, logits_of, nats, train
 
 DEV_EXAMPLES = {1: 256, 2: 512}  # by epochs: headlines that the document evaluates on
@@ -96,7 +95,6 @@ def saved(spec: ErnieSpec, model) -> int:
     return size
 
 
-@functools.lru_cache(maxsize=4)
 def trained_model(spec: ErnieSpec):
     """The model that a run has left in scratch, and its vocabulary. Raises UsageError if none."""
     text, base = sentences.load(spec.text), bases.load_base(spec)
@@ -106,10 +104,8 @@ def trained_model(spec: ErnieSpec):
     return model, base.vocab
 
 
-def probabilities(spec: ErnieSpec, sentence: str) -> dict[str, float]:
-    """Probability of every class of a sentence, by the model that a run has left in scratch. Raises
-    UsageError on an empty sentence and where there is no such model."""
-    model, vocab = trained_model(spec)
-    logits = logits_of(model, sentences.encode(vocab, [sentence], spec.length))[0]
-    share = np.exp(logits.astype(float) - logits.max())
-    return dict(zip(sentences.load(spec.text).classes, (share / share.sum()).tolist()))
+def probabilities(model, vocab: list[str], sentence: str) -> np.ndarray:
+    """Probability of every class (classes,) of a sentence. Raises UsageError on an empty one."""
+    logits = logits_of(model, sentences.encode(vocab, [sentence], LENGTH))[0].astype(float)
+    share = np.exp(logits - logits.max())
+    return share / share.sum()
