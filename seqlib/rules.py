@@ -1,0 +1,193 @@
+"""The rules that turn figures of an archive into a verdict: `parameters` (counts), `values` (figures of
+one run) and `order` (pairs) with its repairs; book/methods.md says what each decides and why."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from seqlib import stats, study
+
+VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "inconclusive", "confounded",
+            "not comparable", "not run")
+HOLDS = ("reproduced", "same direction")
+
+
+@dataclass
+class Verdict:
+    """One row of the ledger. `ours` and `ci` have an entry for each arm or pair, `one_run` the interval
+    that a figure of one run is held against; `p_holm` is `p` adjusted within the study."""
+
+    id: str
+    study: str
+    kind: str
+    says: str
+    verdict: str = "not run"
+    seeds: int = 0
+    seed_value: dict | None = None
+    ours: dict = field(default_factory=dict)
+    ci: dict = field(default_factory=dict)
+    one_run: dict = field(default_factory=dict)
+    p: float | None = None
+    p_holm: float | None = None
+    probability: float | None = None
+    reason: str = ""
+    repairs: dict = field(default_factory=dict)
+    changes: str = ""
+    older_code: int = 0
+
+
+@dataclass(kw_only=True)
+class Comparison:
+    """Paired differences of one claim (or of one repair of it), before and after Holm."""
+
+    seeds: int
+    effects: dict
+    ci: dict
+    figures: dict  # the document's differences
+    p: float
+    claimed_direction: bool
+    equivalent: bool
+    probability: float
+    ratios: pd.DataFrame  # log of the pair's ratio, a column a pair, a row a seed
+    matches_size: bool
+    p_holm: float = 1.0
+
+    def verdict(self) -> str:
+        if self.seeds < stats.MINIMUM:
+            return "inconclusive"
+        if self.equivalent:
+            return "equivalent"
+        if self.p_holm >= 0.05:
+            return "inconclusive"
+        if not self.claimed_direction:
+            return "contradicted"
+        return "reproduced" if self.matches_size else "same direction"
+
+
+def names_of(groups: Iterable[Iterable[str]]) -> list[str]:
+    """Every name of some pairs, once."""
+    return list(dict.fromkeys(name for group in groups for name in group))
+
+
+def below(pair: pd.DataFrame) -> bool:
+    """Whether the first of two columns is below the second, p < 0.05 (sign flip)."""
+    pair = pair.dropna()
+    differences = (pair.iloc[:, 0] - pair.iloc[:, 1]).to_numpy()
+    return len(pair) >= stats.MINIMUM and differences.mean() < 0 and stats.sign_flip_p(differences) < 0.05
+
+
+def parameters(row: Verdict, arm: str, between: dict, within: float | None) -> None:
+    """Counts of freshly built models, exact: all of one arm, or the trainable ones of the arms that have
+    figures; `between` bounds, or alike up to the share `within`, or equal to the document's."""
+    if arm:
+        row.ours = study.get(row.study).parameters([arm])[arm]
+        row.ours["percent"] = round(100 * row.ours["trainable"] / row.ours["total"], 4)
+    else:
+        counts = study.get(row.study).parameters(row.seed_value)
+        row.ours = {arm: count["trainable"] for arm, count in counts.items()}
+    row.ci = {name: [count, count] for name, count in row.ours.items()}
+    if between:
+        holds = all(low <= row.ours[name] <= high for name, (low, high) in between.items())
+        row.reason = "; ".join(f"{name} is {row.ours[name]:,}, claimed {low:,} to {high:,}"
+                               for name, (low, high) in between.items())
+    elif within is not None:
+        spread = max(row.ours.values()) / min(row.ours.values()) - 1
+        holds = spread <= within
+        row.reason = f"the largest has {spread:.1%} more parameters than the smallest"
+    else:
+        wrong = [name for name in row.ours if row.ours[name] != row.seed_value[name]]
+        holds = not wrong
+        row.reason = f"differs for {', '.join(wrong)}" if wrong else "all counts agree to the unit"
+    row.verdict = "reproduced" if holds else "contradicted"
+
+
+def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
+    """A figure of one run is reproduced when it could be one of ours: it lies in the 95% prediction
+    interval for one further run (simultaneous over the claim's arms). The interval of the mean is reported
+    beside it. Figures outside count as `same direction` where they rank as ours do; `ranks` are the pairs
+    that count (default: all)."""
+    wide, figures = wide.dropna(), row.seed_value
+    row.seeds = len(wide)
+    row.ours = {arm: float(wide[arm].mean()) for arm in wide}
+    row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
+    row.one_run = {arm: list(stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])) for arm in wide}
+    if figures is None:
+        row.verdict, row.reason = "not comparable", "the document left its figures empty"
+        return
+    if row.seeds < stats.MINIMUM:
+        row.verdict, row.reason = "inconclusive", f"fewer than {stats.MINIMUM} seeds"
+        return
+    outside = [arm for arm, (low, high) in row.one_run.items() if not low <= figures[arm] <= high]
+    if not outside:
+        row.verdict, row.reason = "reproduced", "each figure lies within the range of single runs"
+        return
+    ranks = permutations(wide, 2) if ranks is None else ranks
+    pairs = [(a, b) for a, b in ranks if figures[a] < figures[b]]
+    turned = [f"{a} and {b}" for a, b in pairs if wide[a].mean() > wide[b].mean()
+              and stats.sign_flip_p(wide[a] - wide[b]) * len(pairs) < 0.05]
+    row.verdict = "same direction" if pairs and not turned else "contradicted"
+    row.reason = f"outside the range of single runs: {', '.join(outside)}"
+    row.reason += f"; ranked the other way: {', '.join(turned)}" if turned else ""
+
+
+def comparable(row: Verdict, needs: dict[str, Any], used: pd.DataFrame) -> None:
+    """Figures from other settings than those a claim `needs` are not held against the document's."""
+    other = [f"{name} {value}" for name, want in needs.items() for value in sorted(set(used[name]) - {want})]
+    if other:
+        empty = "the document left its figures empty, and ours are " if row.seed_value is None else ""
+        row.verdict = "not comparable"
+        row.reason = f"{empty}recorded with the stand-in {', '.join(other)}"
+
+
+def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Comparison:
+    """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, at Bonferroni over
+    pairs."""
+    wide, figures = wide[names_of(pairs)].dropna(), row.seed_value or {}
+    differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
+    margins = {f"{a} - {b}": margin * wide[b].mean() for a, b in pairs}
+    claimed = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if a in figures and b in figures}
+    p = {k: stats.sign_flip_p(d) for k, d in differences.items()}
+    ci = {k: list(stats.bca_interval(d)) for k, d in differences.items()}
+    turned = [k for k, d in differences.items() if d.mean() >= 0]
+    return Comparison(
+        seeds=len(wide), effects={k: float(d.mean()) for k, d in differences.items()}, ci=ci, figures=claimed,
+        p=min(1.0, min(p[k] for k in turned) * len(pairs)) if turned else max(p.values()),
+        claimed_direction=not turned,
+        equivalent=max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
+        probability=min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
+        ratios=pd.DataFrame({i: np.log((wide[a] / wide[b]).where(lambda ratio: ratio > 0))
+                             for i, (a, b) in enumerate(pairs)}),
+        matches_size=row.kind != "gap" or all(ci[k][0] <= claimed[k] <= ci[k][1] for k in claimed))
+
+
+def weakens(published: Comparison, repair: Comparison) -> bool:
+    """Whether a repair takes away what was published: it refutes it, makes the arms equivalent, or shrinks
+    some pair's ratio, seed by seed, with p < 0.05 (sign flip, Bonferroni over pairs). Mere loss of
+    significance is not enough."""
+    if repair.verdict() in ("contradicted", "equivalent"):
+        return True
+    if published.ratios.shape[1] != repair.ratios.shape[1]:
+        return False  # another set of pairs: nothing to set against each other
+    change = (published.ratios - repair.ratios).dropna()
+    return any(d.mean() < 0 and stats.sign_flip_p(d) * change.shape[1] < 0.05 for _, d in change.items())
+
+
+def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) -> None:
+    """The published comparison decides; where it holds and a repair takes it away, the claim is confounded."""
+    row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
+    row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
+    row.seed_value = first.figures or row.seed_value
+    row.repairs |= {name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
+                    for name, c in repairs.items()}
+    few = [f"{first.seeds} seeds decide nothing"] if first.seeds < stats.MINIMUM else []
+    row.reason = "; ".join(few + [
+        f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
+        if few or row.verdict not in HOLDS or repair["verdict"] not in HOLDS])
+    failing = [c for c in repairs.values() if c.verdict() not in HOLDS]
+    if row.verdict in HOLDS and any(weakens(first, c) for c in failing):
+        compared = "first compared" if row.kind == "pending" else "published"  # it left a pending claim empty
+        row.verdict, row.reason = "confounded", f"holds as {compared}; {row.reason}"
