@@ -1,18 +1,22 @@
 """Plans: which runs make up a study's archive, and which are trained live.
 
-`seqlib/studies/NAME/plan.yaml` holds named experiments. Each is a grid over fields of the study's spec, or a list of grids:
+`seqlib/studies/NAME/plan.yaml` holds named experiments. Each is a grid over fields of the study's
+spec, or a list of grids:
 
-    contexts: {arm: [lstm, additive], seed: 2, epochs: 1, zip: {context: [32, 512], batch: [128, 8]}}
+    contexts: {arm: [lstm, additive], seed: 2, zip: {context: [32, 512], batch: [128, 8]}}
 
-A list means each of its values in turn, a mapping a value by arm (`lr: {full: 1e-4, lora: 1e-3}`), `seed: 9` the seeds 0 to
-8 (a list names them), `zip` fields that vary together, `of: OTHER` the settings of another experiment under those given here. `live`, `smoke` and `check` are not part of the
-archive: what a notebook trains, the same within seconds, and the short runs by which `seqlib verify` compares two versions
-of the code.
+A list means each of its values in turn, a mapping a value by arm (`lr: {full: 1e-4, lora: 1e-3}`),
+`seed: 9` the seeds 0 to 8 (a list names them), `zip` fields that vary together (it counts before
+the same field beside it), `of: OTHER` the settings of another experiment under those given here.
+`live`, `smoke` and `check` are not part of the archive: what a notebook trains, the same within
+seconds, and the short runs by which `seqlib verify` compares two versions of the code.
 """
 
 import functools
 from collections.abc import Iterable, Mapping
 from itertools import product
+from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,132 +29,187 @@ from seqlib.record import Spec
 NOT_ARCHIVED = ("live", "smoke", "check")
 
 
-def grids(name: str, experiment: str, seen: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-    """The grids of one experiment of study `name`, with what `of` takes from another filled in. Raises UsageError."""
-    plan, where = _plan(name), f"{studies.folder(name) / 'plan.yaml'}, {experiment}"
-    if experiment in seen:
-        raise UsageError(f"{where}: `of` leads back to itself ({' of '.join([*seen, experiment])})")
-    given = plan[experiment]
-    out = []
-    for grid in given if isinstance(given, list) else [given]:
-        if not isinstance(grid, dict):
-            raise UsageError(f"{where}: wants fields with their values, or a list of such, got {grid!r}")
-        own = {field: value for field, value in grid.items() if field != "of"}
-        if "of" not in grid:
-            out.append(own)
-            continue
-        if grid["of"] not in plan:
-            raise UsageError(f"{where}: {nearest('experiment', str(grid['of']), plan)}")
-        varied = own.get("zip", {})
-        for base in grids(name, grid["of"], (*seen, experiment)):
-            kept = {field: value for field, value in base.get("zip", {}).items() if field not in {*own, *varied}}
-            merged = {field: value for field, value in base.items() if field not in varied} | own
-            if kept or varied:
-                merged["zip"] = kept | varied
-            out.append(merged)
-    return out
-
-
-def expand(name: str, grid: Mapping[str, Any], where: str = "") -> list[Spec]:
-    """Every run of a grid, seed by seed, so that what is cut short is still paired. Raises UsageError on a field or a value
-    that the study's spec does not have."""
-    spec, grid = studies.get(name).spec, dict(grid)
-    where = where or f"study {name}"
-    together = grid.pop("zip", {})
-    if len({len(values) for values in together.values()}) > 1:
-        raise UsageError(f"{where}: the lists of zip are not of one length")
-    seeds = grid.pop("seed", 1)
-    if not isinstance(seeds, list):
-        if not isinstance(seeds, int) or isinstance(seeds, bool) or not 0 <= seeds <= 10_000:
-            raise UsageError(f"{where}: seed is a number of seeds (0 to 10000) or a list of them, got {seeds!r}")
-        seeds = list(range(seeds))
-    rows = [dict(zip(together, values)) for values in zip(*together.values())] if together else [{}]
-    choices = [value if isinstance(value, list) and not _is_list(spec, field) else [value] for field, value in grid.items()]
-    out = []
-    for seed in seeds:
-        for row in rows:
-            for values in product(*choices):
-                settings = dict(zip(grid, values)) | row | {"seed": seed}
-                settings = _of_arm(settings)
-                try:
-                    out.append(spec(**settings))
-                except ValidationError as error:
-                    raise UsageError(f"{where}: {first_problem(error, spec.model_fields)}") from None
-    return out
-
-
-def _of_arm(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, of mappings the value for their own arm; the spec's default where an arm has none."""
-    arm, out = settings.get("arm"), {}
-    for field, value in settings.items():
-        if not isinstance(value, dict):
-            out[field] = value
-        elif arm in value:
-            out[field] = value[arm]
-    return out
-
-
-def _is_list(spec: type[Spec], field: str) -> bool:
-    """Whether a field of the spec holds a list itself."""
-    known = spec.model_fields.get(field)
-    return known is not None and "tuple" in str(known.annotation)
-
-
 def experiments(name: str) -> list[str]:
     """Names of a study's experiments, in the order of its plan."""
     return list(_plan(name))
 
 
+def specs(name: str, experiment: str) -> list[Spec]:
+    """The runs of one experiment, each once. Raises UsageError that names file and entry."""
+    _entry(name, experiment)
+    return list(_specs(name, experiment, _path(name).stat().st_mtime_ns))
+
+
 @functools.lru_cache(maxsize=64)
 def _specs(name: str, experiment: str, changed: int) -> tuple[Spec, ...]:
-    where = f"{studies.folder(name) / 'plan.yaml'}, {experiment}"
+    where = f"{_path(name)}, {experiment}"
     found = [spec for grid in grids(name, experiment) for spec in expand(name, grid, where)]
     return tuple({spec.key: spec for spec in found}.values())
 
 
-def specs(name: str, experiment: str) -> list[Spec]:
-    """The runs of one experiment, each once. Raises UsageError that names file and entry."""
-    if experiment not in _plan(name):
-        raise nearest(f"experiment of {name}", experiment, _plan(name))
-    return list(_specs(name, experiment, (studies.folder(name) / "plan.yaml").stat().st_mtime_ns))
-
-
-def archived(name: str) -> dict[str, list[str]]:
-    """Keys of the runs that make up the archive, each with the experiments that it belongs to."""
+def archived(name: str, chosen: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Keys of the runs of some experiments, by default of all that are archived, each with the
+    experiments that it belongs to."""
+    if chosen is None:
+        chosen = [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED]
     found: dict[str, list[str]] = {}
-    for experiment in experiments(name):
-        if experiment not in NOT_ARCHIVED:
-            for spec in specs(name, experiment):
-                found.setdefault(spec.key, []).append(experiment)
+    for experiment in chosen:
+        for spec in specs(name, experiment):
+            found.setdefault(spec.key, []).append(experiment)
     return found
 
 
 def overridden(name: str, experiment: str, settings: Mapping[str, Any]) -> list[Spec]:
-    """The runs of an experiment with some fields set otherwise: a value, or a list of values to run each of."""
-    if experiment not in _plan(name):
-        raise nearest(f"experiment of {name}", experiment, _plan(name))
-    check_fields(name, settings)
+    """The runs of an experiment with some fields set otherwise: a value, or several to run each of.
+
+    Raises UsageError on an unknown experiment or field, and on a value that is not allowed."""
+    known = sorted(set(studies.get(name).spec.model_fields) - {"study"})
+    for field in settings:
+        if field not in known:
+            raise nearest(f"setting of {name}", field, known)
     found = []
     for grid in grids(name, experiment):
-        varied = {k: v for k, v in grid.get("zip", {}).items() if k not in settings}
-        merged = {k: v for k, v in grid.items() if k != "zip"} | dict(settings)
-        if "seed" not in grid:  # of what draws nothing at random there is one run
-            merged.pop("seed", None)
-        found += expand(name, merged | ({"zip": varied} if varied else {}))
+        # a grid without seeds draws nothing at random: one run is enough
+        changes = {field: _plain(value) for field, value in settings.items()
+                   if field != "seed" or "seed" in grid}
+        found += expand(name, _changed(grid, changes))
     return list({spec.key: spec for spec in found}.values())
 
 
-def check_fields(name: str, fields: Iterable[str]) -> None:
-    """Raises UsageError on a name that is no field of the study's spec."""
-    known = set(studies.get(name).spec.model_fields) - {"study"}
-    for field in fields:
-        if field not in known:
-            raise nearest(f"setting of {name}", field, sorted(known))
+def grids(name: str, experiment: str, seen: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The grids of one experiment, with what `of` takes from another filled in.
+
+    seen: experiments that lead here. Raises UsageError that names file and entry."""
+    where = f"{_path(name)}, {experiment}"
+    if experiment in seen:
+        way = " of ".join([*seen, experiment])
+        raise UsageError(f"{where}: `of` leads back to itself ({way})")
+    entry = _entry(name, experiment)
+    found = []
+    for grid in entry if entry and isinstance(entry, list) else [entry]:
+        _check_shape(grid, where)
+        settings = {field: value for field, value in grid.items() if field != "of"}
+        if "of" not in grid:
+            found.append(settings)
+        elif grid["of"] in experiments(name):
+            bases = grids(name, grid["of"], (*seen, experiment))
+            found += [_changed(base, settings) for base in bases]
+        else:
+            raise UsageError(f"{where}: {nearest('experiment', grid['of'], experiments(name))}")
+    return found
+
+
+def _check_shape(grid: Any, where: str) -> None:
+    """Raises UsageError on a grid that is no mapping of fields, and on a `zip` without lists."""
+    if not isinstance(grid, dict) or not all(isinstance(field, str) for field in grid):
+        raise UsageError(f"{where}: wants fields with their values, or a list of such, "
+                         f"got {short(grid)}")
+    zipped = grid.get("zip", {})
+    if not isinstance(zipped, dict) or not all(v and isinstance(v, list) for v in zipped.values()):
+        raise UsageError(f"{where}: zip wants fields with a list of values each, got {zipped!r}")
+    if "seed" in zipped:
+        raise UsageError(f"{where}: seed cannot vary in zip; name it beside it")
+
+
+def _changed(grid: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A grid with some fields set otherwise, alone or together (`zip`)."""
+    new = changes.get("zip", {})
+    together = {field: values for field, values in grid.get("zip", {}).items()
+                if field not in {*changes, *new}}
+    alone = {field: value for field, value in grid.items() if field not in {"zip", *new}}
+    return alone | {**changes, "zip": together | new}
+
+
+def _plain(value: Any) -> Any:
+    """A value of numpy, a tuple or a range as plain Python's."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(value) if isinstance(value, (tuple, range)) else value
+
+
+def expand(name: str, grid: Mapping[str, Any], where: str = "") -> list[Spec]:
+    """Every run of a grid, seed by seed, so that what is cut short is still paired.
+
+    Raises UsageError, which begins with `where`, on a field or value that no spec can have."""
+    kind = studies.get(name)
+    try:
+        return _expand(kind, grid)
+    except UsageError as error:
+        raise UsageError(f"{where or f'study {name}'}: {error}") from None
+
+
+def _expand(kind: studies.Study, grid: Mapping[str, Any]) -> list[Spec]:
+    together = grid.get("zip", {})
+    if len({len(values) for values in together.values()}) > 1:
+        raise UsageError("the lists of zip are not of one length")
+    rows = [dict(zip(together, values)) for values in zip(*together.values())] or [{}]
+    seeds = _seeds(grid.get("seed", 1))
+    alone = {field: _choices(kind.spec, field, value) for field, value in grid.items()
+             if field not in ("seed", "zip")}
+    found = []
+    for seed, row, values in product(seeds, rows, product(*alone.values())):
+        found.append(one(kind, dict(zip(alone, values)) | row | {"seed": seed}))
+    return found
+
+
+def _choices(spec: type[Spec], field: str, value: Any) -> list[Any]:
+    """The values that a field takes in turn; of a field that holds a list itself just this one."""
+    known = spec.model_fields.get(field)
+    if not isinstance(value, list) or (known and "tuple" in str(known.annotation)):
+        return [value]
+    if not value:
+        raise UsageError(f"{field}: an empty list asks for no run")
+    return value
+
+
+def _seeds(seed: Any) -> list[Any]:
+    """Seeds by their number, or as they are listed."""
+    if isinstance(seed, list) and seed:
+        return seed
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 1 <= seed <= 10_000:
+        raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "
+                         f"got {seed!r}")
+    return list(range(seed))
+
+
+def one(kind: studies.Study, settings: Mapping[str, Any]) -> Spec:
+    """One run. Of a mapping it has the value for its arm, or the spec's default without one.
+
+    Raises UsageError on a field or a value that the spec does not have."""
+    arm, values = settings.get("arm", ""), {}
+    if not isinstance(arm, str):
+        raise nearest("arm", arm, kind.arms)
+    for field, value in settings.items():
+        if isinstance(value, dict):
+            for name in value:
+                if name not in kind.arms:
+                    raise nearest(f"arm in {field}", name, kind.arms)
+            if arm not in value:
+                continue
+            value = value[arm]
+        wanted = getattr(kind.spec.model_fields.get(field), "annotation", bool)
+        if isinstance(value, bool) and "bool" not in str(wanted):
+            raise UsageError(f"{field}: wants {getattr(wanted, '__name__', wanted)}, got {value}")
+        values[field] = value
+    try:
+        return kind.spec(**values)
+    except ValidationError as error:
+        raise UsageError(first_problem(error, kind.spec.model_fields)) from None
+
+
+def _entry(name: str, experiment: str) -> Any:
+    """What the plan says of an experiment. Raises UsageError where it has none of that name."""
+    if experiment not in experiments(name):
+        raise nearest(f"experiment of {name}", experiment, experiments(name))
+    return _plan(name)[experiment]
+
+
+def _path(name: str) -> Path:
+    return studies.folder(name) / "plan.yaml"
 
 
 def _plan(name: str) -> dict[str, Any]:
-    path = studies.folder(name) / "plan.yaml"
-    plan = yamls.read(path)
-    if not isinstance(plan, dict):
-        raise UsageError(f"{path}: wants named experiments, got {plan!r}")
-    return {experiment: grid for experiment, grid in plan.items() if not experiment.startswith(".")}
+    plan = yamls.read(_path(name))
+    if not isinstance(plan, dict) or not all(isinstance(experiment, str) for experiment in plan):
+        raise UsageError(f"{_path(name)}: wants named experiments, got {short(plan)}")
+    return plan

@@ -1,4 +1,4 @@
-"""YAML as people mean it: YAML 1.2 (`1e-3` is a number, `010` is ten), and a key that stands twice is an error."""
+"""YAML as people mean it: YAML 1.2 (`1e-3` is a number, `010` is ten), and no key twice."""
 
 import functools
 from pathlib import Path
@@ -13,7 +13,7 @@ def parse(text: str, source: str) -> Any:
 
     try:
         return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError, TypeError) as error:  # the last two by 2020-02-31 and [[a]]: 3
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -22,11 +22,16 @@ def parse(text: str, source: str) -> Any:
 
 @functools.cache
 def _read(path: Path, changed: int) -> Any:
-    return parse(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def read(path: Path) -> Any:
-    """The value of a YAML file; parsed once for each version of the file. Do not change what is returned."""
+    """The value of a YAML file, parsed once for each version of the file: do not change it.
+
+    Raises UsageError where there is no such file, and where it is no YAML."""
     if not path.exists():
         raise UsageError(f"no file {path}; run from a source checkout, or install seqlib again")
     return _read(path, path.stat().st_mtime_ns)
