@@ -1,9 +1,9 @@
 """What a study's document claims, how each claim is tested, and the verdicts of the archive.
 
-`seqlib/studies/NAME/claims.yaml` holds a document and its claims by id, in our words; the models below
-are its grammar. Runs are chosen by `experiment` (of plan.yaml, one or several; at the head of the file,
-a test, a column or a repair: the inner one counts) and by `where` (settings, a value or a list each).
-What follows from the chosen figures is decided in `seqlib.rules`.
+`seqlib/studies/NAME/claims.yaml` holds a document and its claims by id, in our words; the models
+below are its grammar. Runs are chosen by `experiment` (of plan.yaml, one or several; at the head of
+the file, a test, a column or a repair: the inner one counts) and by `where` (settings, a value or a
+list each). What follows from the chosen figures is decided in `seqlib.rules`.
 """
 
 import ast
@@ -22,13 +22,13 @@ from seqlib.errors import UsageError, nearest
 from seqlib.rules import Comparison, Verdict, names_of
 from seqlib.store import Store
 
-Pairs = list[tuple[str, str]]  # of names, [lower, higher]
 RUNS = ("experiment", "where", "metric", "columns", "pairs")
 METHODS = {"parameters": ("arm", "between"), "same size": ("within",), "values": (*RUNS, "needs"),
            "order": (*RUNS, "margin", "repairs", "requires")}
 REQUIRED = {"same size": ("within",), "order": ("margin", "pairs")}
 PUBLISHED = "as published"
-NAME = re.compile(r"`([^`]+)`|\b([A-Za-z_]\w*)\b(?!\()")  # in an expression; functions are no names
+NAME = re.compile(r"`([^`]+)`|\b([A-Za-z_]\w*)\b(?!\()")  # in an expression; no functions
+Pairs = list[tuple[str, str]]  # of names, [lower, higher]
 
 
 class Strict(BaseModel):
@@ -38,7 +38,7 @@ class Strict(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def known(cls, given: Any) -> Any:
+    def check_names(cls, given: Any) -> Any:
         for name, value in given.items() if isinstance(given, dict) else ():
             if name not in cls.model_fields:
                 raise nearest("name", name, cls.model_fields)
@@ -49,15 +49,15 @@ class Strict(BaseModel):
 
 
 class Choice(Strict):
-    """Which runs: those of some experiments and, of these, the ones whose settings are as in `where`."""
+    """Which runs: those of some experiments and, of these, those with the settings of `where`."""
 
     experiment: str | list[str] | None = None
     where: dict[str, Any] = {}
 
 
 class Column(Choice):
-    """A figure of one arm by seed; or, `over` several arms, its mean or sd, or the agreement (Kendall's
-    tau) between the orders that two metrics give them. A metric may compute with a record's metrics."""
+    """A figure of one arm by seed; or, `over` several arms, its mean or sd, or the agreement
+    (Kendall's tau) of the orders that two metrics give them. A metric may be an expression."""
 
     arm: str = ""
     over: list[str] = []
@@ -65,7 +65,7 @@ class Column(Choice):
     metric: str | list[str] | None = None
 
     @model_validator(mode="after")
-    def whole(self) -> "Column":
+    def check_statistic(self) -> "Column":
         if bool(self.arm) == bool(self.over) or bool(self.over) == (self.statistic == "value"):
             raise ValueError("wants an arm, or arms under `over` and a statistic")
         if (self.statistic == "agreement") != isinstance(self.metric, list):
@@ -85,8 +85,8 @@ class Column(Choice):
 
 
 class Repair(Choice):
-    """A comparison with one flaw mended: other pairs, or other runs. `planned` is false where it was
-    declared and then left out of the plan."""
+    """A comparison with one flaw mended: other pairs, or other runs. `planned` is false where it
+    was declared and then left out of the plan."""
 
     pairs: Pairs = []
     planned: bool = True
@@ -100,12 +100,16 @@ class Requires(Strict):
 
 
 class Test(Choice):
-    """How a claim is tested. parameters: trainable ones by arm; of one `arm` all counts, or whether these lie
-    `between` two bounds. same size: of all arms that have figures, up to the share `within`. values: figures of one
-    run against ours; `pairs` are the rankings that count (default: all), `needs` the settings without which they are
-    not comparable. order: the first of each pair is lower; below the relative difference `margin` both
-    are equivalent. A name is an arm, unless `columns` say otherwise: a column, a number, or a formula over
-    the columns above it (names with spaces in backticks)."""
+    """How a claim is tested; what is compared is an arm, unless `columns` say otherwise: a column,
+    a number, or a formula over the columns above it (names with spaces in backticks).
+
+    parameters: trainable ones by arm; all counts of one `arm`, or whether these lie `between` two.
+    same size: whether the arms with figures have as many, up to the share `within`.
+    values: figures of one run against ours. `pairs` are the rankings that count (default: all),
+    `needs` the settings without which they are not comparable.
+    order: the first of each pair is lower; `margin` is the relative difference below which both
+    are equivalent.
+    """
 
     method: Literal[tuple(METHODS)]
     arm: str = ""
@@ -120,19 +124,19 @@ class Test(Choice):
     requires: Requires | None = None
 
     @model_validator(mode="after")
-    def whole(self) -> "Test":
-        given, fields = self.model_fields_set - {"method"}, METHODS[self.method]
-        for name in sorted(given - set(fields)):
-            raise nearest(f"name of a test of {self.method}", name, fields)
-        for name in set(REQUIRED.get(self.method, ())) - given:
-            raise ValueError(f"{self.method} wants {name}")
+    def check_fields(self) -> "Test":
+        given = self.model_fields_set - {"method"}
+        _known(f"name in a test of {self.method}", sorted(given), METHODS[self.method])
+        for name in REQUIRED.get(self.method, ()):
+            if getattr(self, name) is None:
+                raise ValueError(f"a test of {self.method} wants {name}")
         return self
 
 
 class Claim(Strict):
-    """Kinds: exact, without tolerance; value, of one run; order, a ranking; gap, a difference with its size;
-    mechanism, a reason, tested by an experiment of its own; pending, left empty by the document. `figures` are the
-    document's, `changes` says what would change the verdict. Without a test it has not been run."""
+    """Kinds: exact, without tolerance; value, of one run; order, a ranking; gap, a difference with
+    its size; mechanism, a reason, tested by an experiment of its own; pending, left empty by the
+    document. `figures` are the document's, `changes` says what would change the verdict."""
 
     kind: Literal["exact", "value", "order", "gap", "mechanism", "pending"]
     says: str
@@ -148,11 +152,12 @@ class Document(Strict):
     title: str
     flaws: str = ""
     experiment: str | list[str] | None = None
-    claims: dict[str, Any] = {}  # of Claim, each read by itself
+    claims: dict[str, Any] = {}  # each is read as a Claim
 
 
 def read(name: str) -> Document:
-    """A study's document, without claims where it has no claims.yaml. Raises UsageError: one line with file and claim."""
+    """A study's document, one without claims where there is no claims.yaml. Raises UsageError that
+    names file and claim."""
     path = studies.folder(name) / "claims.yaml"
     if not path.exists():
         return Document(title=name)
@@ -175,28 +180,31 @@ def _located(place: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         problem = error.errors()[0]
+        message = problem["msg"].removeprefix("Value error, ")
         path = ".".join(str(part) for part in problem["loc"])
-        raise UsageError(f"{place}: {path}: {problem['msg'].removeprefix('Value error, ')}") from None
+        raise UsageError(f"{place}: {path}: {message}" if path else f"{place}: {message}") from None
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from None
 
 
 def planned(name: str) -> pd.DataFrame:
-    """The runs that a study's archive should have: a row a run and experiment, its settings and label."""
-    kind = studies.get(name)
-    specs = [(experiment, spec.model_dump(mode="json"))
-             for experiment in frames.chosen(name, None) for spec in plan.specs(name, experiment)]
-    rows = [{"experiment": experiment, **spec, "label": kind.label(spec)} for experiment, spec in specs]
+    """The runs that the archive should have: a row a run and experiment, its settings and label."""
+    kind, rows = studies.get(name), []
+    for experiment in frames.chosen(name, None):
+        for spec in plan.specs(name, experiment):
+            settings = spec.model_dump(mode="json")
+            rows.append({"experiment": experiment, **settings, "label": kind.label(settings)})
     return pd.DataFrame(rows, columns=["experiment", *kind.spec.model_fields, "label"])
 
 
 def check(name: str, claim: Claim, runs: pd.DataFrame) -> None:
-    """Raises UsageError on a name that is none of the study's, and on a choice that no planned run meets."""
+    """Raises UsageError on a name that is none of the study's, and on a choice of runs that the
+    plan, `runs`, has none of."""
     test, figures = claim.test, claim.figures or {}
     if test.method in ("parameters", "same size"):
-        arms = [test.arm] if test.arm else figures
-        _known("arm", arms, studies.get(name).arms)
-        _known("count", [*(figures if test.arm else ()), *test.between], ("trainable", "total", "percent"))
+        counts = [*(figures if test.arm else ()), *test.between]
+        _known("arm", [test.arm] if test.arm else figures, studies.get(name).arms)
+        _known("count", counts, ("trainable", "total", "percent"))
         return
     _known("setting", test.needs, runs.columns)
     *_, columns = compared(claim)
@@ -204,17 +212,21 @@ def check(name: str, claim: Claim, runs: pd.DataFrame) -> None:
     above = [name for name, column in columns.items() if isinstance(column, Column)]
     for name, column in columns.items():
         if isinstance(column, Column):
-            if column.metric is None:
-                raise UsageError(f"{name!r} has no metric")
-            chosen = runs
-            for field, values in column.choices().items():
-                _known("setting", [field], chosen.columns)
-                meant = test.columns if field == "arm" and name not in test.columns else ()
-                _known("arm or column" if meant else field, values, [*chosen[field].unique().tolist(), *meant])
-                chosen = chosen[chosen[field].isin(values)]
+            _check_column(name, column, () if name in test.columns else test.columns, runs)
         else:
             _known("column above", names_in(column), above)
             above.append(name)
+
+
+def _check_column(name: str, column: Column, declared: Iterable[str], runs: pd.DataFrame) -> None:
+    """`declared` are the columns that the name of an arm may have meant."""
+    if column.metric is None:
+        raise UsageError(f"{name!r} has no metric")
+    for field, values in column.choices().items():
+        _known("setting", [field], runs.columns)
+        allowed, meant = runs[field].unique().tolist(), [*declared] if field == "arm" else []
+        _known("arm or column" if meant else field, values, allowed + meant)
+        runs = runs[runs[field].isin(values)]
 
 
 def _known(kind: str, names: Iterable, allowed: Iterable) -> None:
@@ -237,39 +249,47 @@ def _listed(value: Any) -> list:
 
 
 def compared(claim: Claim) -> tuple[list[str], dict[str, Pairs], dict[str, Column | float | str]]:
-    """The names that a test needs, the pairs of each repair (none where it is not planned), and every column.
-    Where a repair chooses its runs, its names become columns of their own."""
-    test, columns, repairs = claim.test, dict(claim.test.columns), {}
-    needed = names_of(test.pairs + (test.requires.pairs if test.requires else [])) if test.method == "order" else list(
-        claim.figures or test.columns)
+    """The names that a test needs, the pairs of each repair (none where it is not planned), and
+    every column. Where a repair chooses its runs, its names become columns of their own."""
+    test, columns, repairs = claim.test, {}, {}
     for name, repair in test.repairs.items():
         pairs = (repair.pairs or test.pairs) if repair.planned else []
         if repair.experiment or repair.where:
-            columns |= {f"{arm} ({name})": Column(arm=arm, experiment=repair.experiment, where=repair.where)
-                        for arm in names_of(pairs)}
+            runs = {"experiment": repair.experiment, "where": repair.where}
+            columns |= {f"{arm} ({name})": Column(arm=arm, **runs) for arm in names_of(pairs)}
             pairs = [(f"{a} ({name})", f"{b} ({name})") for a, b in pairs]
         repairs[name] = pairs
-    columns = {name: Column(arm=name) for name in names_of([needed, *map(names_of, repairs.values())])} | columns
+    if test.method == "order":
+        needed = names_of(test.pairs + (test.requires.pairs if test.requires else []))
+    else:
+        needed = list(claim.figures or test.columns)
+    names = names_of([needed, *map(names_of, repairs.values())])
+    columns = {name: Column(arm=name) for name in names} | columns | test.columns
     return needed, repairs, {name: column.within(test) if isinstance(column, Column) else column
                              for name, column in columns.items()}
 
 
 def ledger(names: Iterable[str] | None = None) -> list[Verdict]:
-    """Verdicts of some studies (all if None), in the order of the book. Raises UsageError on an unknown study."""
-    return [row for name in (studies.names() if names is None else names) for row in study_verdicts(name)]
+    """Verdicts of some studies (all if None), in the order of the book. Raises UsageError on an
+    unknown study."""
+    names = studies.names() if names is None else names
+    return [row for name in names for row in study_verdicts(name)]
 
 
 def study_verdicts(name: str) -> list[Verdict]:
-    """The verdicts on a study's claims, computed again when claims, plan or archive have changed."""
+    """Verdicts on a study's claims, computed again when claims, plan or archive have changed."""
     folder, archive = studies.folder(name), Store.archive().root.resolve() / name
     files = [folder / "claims.yaml", folder / "plan.yaml", archive]
-    return list(_verdicts(name, tuple((f, f.stat().st_mtime_ns) for f in files if f.exists())))
+    changed = tuple((file, file.stat().st_mtime_ns) for file in files if file.exists())
+    return list(_study_verdicts(name, changed))
 
 
 @functools.lru_cache(maxsize=64)
-def _verdicts(name: str, changed: tuple) -> tuple[Verdict, ...]:
+def _study_verdicts(name: str, changed: tuple) -> tuple[Verdict, ...]:
     claims = read(name).claims
-    runs = frames.frame(name, frames.archived(name), plan.archived(name)) if claims else pd.DataFrame()
+    if not claims:
+        return ()
+    runs = frames.frame(name, frames.archived(name), plan.archived(name))
     return tuple(judge(name, claims, runs))
 
 
@@ -283,7 +303,7 @@ def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdi
             found.append(_evaluate(row, claim, runs))
         rows.append(row)
     # fewer seeds cannot reach p < 0.05: nothing is tested there
-    tested = [one for own in found for one in own.values() if one.seeds >= stats.MINIMUM]
+    tested = [one for ones in found for one in ones.values() if one.seeds >= stats.MINIMUM]
     for one, p in zip(tested, stats.holm([one.p for one in tested])):
         one.p_holm = p
     for row, comparisons in zip(rows, found):
@@ -314,7 +334,7 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
         rules.comparable(row, test.needs, used)
         return {}
     published = rules.order(row, test.pairs, wide, test.margin)
-    if test.requires and not all(rules.below(wide[list(pair)]) for pair in test.requires.pairs):
+    if test.requires and not all(rules.below(wide[[*pair]]) for pair in test.requires.pairs):
         row.verdict, row.reason = "inconclusive", test.requires.otherwise
         row.seeds, row.ours, row.ci = published.seeds, published.effects, published.ci
         return {}
@@ -324,17 +344,15 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
                                      for name, pairs in repairs.items() if name not in missing}
 
 
-def _wide(columns: dict[str, Column | float | str], runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _wide(columns: dict[str, Column | float | str],
+          runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What is compared, a column a name and a row a seed, and the runs that it comes from."""
     wide, keys = {}, set()
     for name, column in columns.items():
         if isinstance(column, Column):
             rows = _chosen(name, column, runs)
             keys |= set(rows.key)
-            if column.over:
-                wide[name] = stats.over_arms(rows, column.statistic, column.metric, len(column.over))
-            else:
-                wide[name] = pd.Series(dtype=float) if rows.empty else rows.set_index("seed").eval(column.metric)
+            wide[name] = _figures(column, rows)
     wide = pd.DataFrame(wide)
     for name, formula in columns.items():
         if not isinstance(formula, Column):
@@ -343,14 +361,25 @@ def _wide(columns: dict[str, Column | float | str], runs: pd.DataFrame) -> tuple
 
 
 def _chosen(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
-    """A column's runs. Raises UsageError on a metric that no run of its experiment has, and on several runs of a seed."""
+    """A column's runs. Raises UsageError on a metric that no run of its experiment has, and on
+    several runs of a seed."""
     rows = known = runs[runs.experiment.isin(_listed(column.experiment))]
     for field, values in column.choices().items():
         rows = rows[rows[field].isin(values)]
     rows = rows.drop_duplicates("key").sort_values("key")
     names = [name for metric in _listed(column.metric) for name in names_in(metric)]
     if len(known) and not all(name in rows and rows[name].notna().any() for name in names):
-        _known("metric", names, known.select_dtypes("number").dropna(axis="columns", how="all").columns)
+        figures = known.select_dtypes("number").dropna(axis="columns", how="all")
+        _known("metric", names, figures.columns)
     if rows.duplicated(["arm", "seed"]).any():
         raise UsageError(f"column {name!r} matches several records of one seed; narrow its `where`")
     return rows
+
+
+def _figures(column: Column, rows: pd.DataFrame) -> pd.Series:
+    """A column's figures by seed."""
+    if column.over:
+        return stats.over_arms(rows, column.statistic, column.metric, len(column.over))
+    if rows.empty:
+        return pd.Series(dtype=float)
+    return rows.set_index("seed").eval(column.metric)

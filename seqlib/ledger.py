@@ -1,7 +1,7 @@
 """Verdicts as JSON rows, and the front page's table."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import nbformat
@@ -10,6 +10,8 @@ import numpy as np
 from seqlib import claims, study
 from seqlib.rules import VERDICTS, Verdict
 from seqlib.store import ROOT
+
+COLUMNS = [field.name for field in fields(Verdict)]
 
 
 def as_rows(rows: Iterable[Verdict]) -> list[dict[str, Any]]:
@@ -31,14 +33,17 @@ def answer_table() -> str:
     for name in study.names():
         found = [row.verdict for row in claims.study_verdicts(name)]
         counts = ", ".join(f"{found.count(v)} {v}" for v in VERDICTS if v in found)
-        text.append(f"| [{claims.read(name).title}](studies/{name}) | {headline(name)} | {counts} |")
+        title = claims.read(name).title
+        text.append(f"| [{title}](studies/{name}) | {headline(name)} | {counts} |")
     return "\n".join(text) + "\n"
 
 
 def headline(name: str) -> str:
-    """A study's answer in one line: the Markdown output of the cell tagged `headline` of its executed page."""
+    """A study's answer in one line: the Markdown output of its page's cell tagged `headline`."""
     path = ROOT / "book" / "studies" / f"{name}.ipynb"
     cells = nbformat.read(path, 4).cells if path.exists() else []
-    texts = [output.data["text/markdown"] for cell in cells if "headline" in cell.metadata.get("tags", [])
-             for output in cell.get("outputs", []) if "text/markdown" in output.get("data", {})]
+    outputs = [output for cell in cells if "headline" in cell.metadata.get("tags", [])
+               for output in cell.get("outputs", [])]
+    texts = [output.data["text/markdown"] for output in outputs
+             if "text/markdown" in output.get("data", {})]
     return " ".join(" ".join(texts).split()).replace("|", "\\|") or "Not built yet."

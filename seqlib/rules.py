@@ -1,5 +1,5 @@
-"""The rules that turn figures of an archive into a verdict: `parameters` (counts), `values` (figures of
-one run) and `order` (pairs) with its repairs; book/methods.md says what each decides and why."""
+"""The rules that turn figures of an archive into a verdict: `parameters` (counts), `values`
+(figures of one run) and `order` (pairs) with its repairs; book/methods.md says why they are so."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,15 +11,15 @@ import pandas as pd
 
 from seqlib import stats, study
 
-VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "inconclusive", "confounded",
-            "not comparable", "not run")
+VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "inconclusive",
+            "confounded", "not comparable", "not run")
 HOLDS = ("reproduced", "same direction")
 
 
 @dataclass
 class Verdict:
-    """One row of the ledger. `ours` and `ci` have an entry for each arm or pair, `one_run` the interval
-    that a figure of one run is held against; `p_holm` is `p` adjusted within the study."""
+    """One row of the ledger. `ours` and `ci` have an entry for each arm or pair, `one_run` the
+    interval that a figure of one run is held against; `p_holm` is `p` adjusted within the study."""
 
     id: str
     study: str
@@ -77,12 +77,13 @@ def below(pair: pd.DataFrame) -> bool:
     """Whether the first of two columns is below the second, p < 0.05 (sign flip)."""
     pair = pair.dropna()
     differences = (pair.iloc[:, 0] - pair.iloc[:, 1]).to_numpy()
-    return len(pair) >= stats.MINIMUM and differences.mean() < 0 and stats.sign_flip_p(differences) < 0.05
+    enough = len(pair) >= stats.MINIMUM
+    return enough and differences.mean() < 0 and stats.sign_flip_p(differences) < 0.05
 
 
 def parameters(row: Verdict, arm: str, between: dict, within: float | None) -> None:
-    """Counts of freshly built models, exact: all of one arm, or the trainable ones of the arms that have
-    figures; `between` bounds, or alike up to the share `within`, or equal to the document's."""
+    """Counts of freshly built models, exact: all of one arm, or the trainable ones of the arms that
+    have figures; `between` bounds, alike up to the share `within`, or equal to the document's."""
     if arm:
         row.ours = study.get(row.study).parameters([arm])[arm]
         row.ours["percent"] = round(100 * row.ours["trainable"] / row.ours["total"], 4)
@@ -107,14 +108,15 @@ def parameters(row: Verdict, arm: str, between: dict, within: float | None) -> N
 
 def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     """A figure of one run is reproduced when it could be one of ours: it lies in the 95% prediction
-    interval for one further run (simultaneous over the claim's arms). The interval of the mean is reported
-    beside it. Figures outside count as `same direction` where they rank as ours do; `ranks` are the pairs
-    that count (default: all)."""
+    interval for one further run (simultaneous over the claim's arms). The interval of the mean is
+    reported beside it. Figures outside count as `same direction` where they rank as ours do;
+    `ranks` are the pairs that count (default: all)."""
     wide, figures = wide.dropna(), row.seed_value
     row.seeds = len(wide)
     row.ours = {arm: float(wide[arm].mean()) for arm in wide}
     row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
-    row.one_run = {arm: list(stats.run_interval(wide[arm], 1 - 0.05 / wide.shape[1])) for arm in wide}
+    confidence = 1 - 0.05 / wide.shape[1]
+    row.one_run = {arm: list(stats.run_interval(wide[arm], confidence)) for arm in wide}
     if figures is None:
         row.verdict, row.reason = "not comparable", "the document left its figures empty"
         return
@@ -135,26 +137,28 @@ def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
 
 
 def comparable(row: Verdict, needs: dict[str, Any], used: pd.DataFrame) -> None:
-    """Figures from other settings than those a claim `needs` are not held against the document's."""
-    other = [f"{name} {value}" for name, want in needs.items() for value in sorted(set(used[name]) - {want})]
+    """Figures of other settings than a claim `needs` are not held against the document's."""
+    other = [f"{name} {value}" for name, wanted in needs.items()
+             for value in sorted(set(used[name]) - {wanted})]
     if other:
-        empty = "the document left its figures empty, and ours are " if row.seed_value is None else ""
-        row.verdict = "not comparable"
-        row.reason = f"{empty}recorded with the stand-in {', '.join(other)}"
+        empty = "the document left its figures empty, and ours are "
+        row.verdict, row.reason = "not comparable", f"recorded with the stand-in {', '.join(other)}"
+        row.reason = row.reason if row.seed_value else empty + row.reason
 
 
 def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Comparison:
-    """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, at Bonferroni over
-    pairs."""
+    """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, at
+    Bonferroni over pairs."""
     wide, figures = wide[names_of(pairs)].dropna(), row.seed_value or {}
     differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
     margins = {f"{a} - {b}": margin * wide[b].mean() for a, b in pairs}
-    claimed = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if a in figures and b in figures}
+    claimed = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if {a, b} <= {*figures}}
     p = {k: stats.sign_flip_p(d) for k, d in differences.items()}
     ci = {k: list(stats.bca_interval(d)) for k, d in differences.items()}
     turned = [k for k, d in differences.items() if d.mean() >= 0]
     return Comparison(
-        seeds=len(wide), effects={k: float(d.mean()) for k, d in differences.items()}, ci=ci, figures=claimed,
+        seeds=len(wide), ci=ci, figures=claimed,
+        effects={k: float(d.mean()) for k, d in differences.items()},
         p=min(1.0, min(p[k] for k in turned) * len(pairs)) if turned else max(p.values()),
         claimed_direction=not turned,
         equivalent=max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
@@ -165,29 +169,33 @@ def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Compa
 
 
 def weakens(published: Comparison, repair: Comparison) -> bool:
-    """Whether a repair takes away what was published: it refutes it, makes the arms equivalent, or shrinks
-    some pair's ratio, seed by seed, with p < 0.05 (sign flip, Bonferroni over pairs). Mere loss of
-    significance is not enough."""
+    """Whether a repair takes away what was published: it refutes it, makes the arms equivalent, or
+    shrinks some pair's ratio, seed by seed, with p < 0.05 (sign flip, Bonferroni over pairs). Mere
+    loss of significance is not enough."""
     if repair.verdict() in ("contradicted", "equivalent"):
         return True
     if published.ratios.shape[1] != repair.ratios.shape[1]:
         return False  # another set of pairs: nothing to set against each other
     change = (published.ratios - repair.ratios).dropna()
-    return any(d.mean() < 0 and stats.sign_flip_p(d) * change.shape[1] < 0.05 for _, d in change.items())
+    return any(d.mean() < 0 and stats.sign_flip_p(d) * change.shape[1] < 0.05
+               for _, d in change.items())
 
 
 def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) -> None:
-    """The published comparison decides; where it holds and a repair takes it away, the claim is confounded."""
+    """The published comparison decides; where it holds and a repair takes it away, the claim is
+    confounded."""
     row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
     row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
     row.seed_value = first.figures or row.seed_value
-    row.repairs |= {name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
-                    for name, c in repairs.items()}
+    row.repairs |= {
+        name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
+        for name, c in repairs.items()}
     few = [f"{first.seeds} seeds decide nothing"] if first.seeds < stats.MINIMUM else []
     row.reason = "; ".join(few + [
         f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
         if few or row.verdict not in HOLDS or repair["verdict"] not in HOLDS])
     failing = [c for c in repairs.values() if c.verdict() not in HOLDS]
     if row.verdict in HOLDS and any(weakens(first, c) for c in failing):
-        compared = "first compared" if row.kind == "pending" else "published"  # it left a pending claim empty
+        # the document published nothing on a pending claim
+        compared = "first compared" if row.kind == "pending" else "published"
         row.verdict, row.reason = "confounded", f"holds as {compared}; {row.reason}"
