@@ -1,22 +1,29 @@
 import hashlib
 import zipfile
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import nn
 from torch.nn import functional as F
 
-from seqlib import claims, data, plays
+from seqlib import claims, code, data, plan, plays
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.models.recurrent import RecurrentLM
 from seqlib.models.transformer import TransformerLM
-from seqlib.store import Store
-from seqlib.studies.shakespeare import arms, corpus, evaluate, interactive, page, recall, run, train
+from seqlib.store import Store, scratch
+from seqlib.studies.shakespeare import corpus, evaluate, recall, train
+from seqlib.studies.shakespeare.arms import ARMS, Recurrent
+from seqlib.studies.shakespeare.run import build, trained, weights_path
 from seqlib.studies.shakespeare.specs import ShakespeareSpec
 from seqlib.study import get
 from seqlib.sweep import sweep
+from seqlib.training import Checkpoint
+from seqlib.verify import is_timed
 
 WORDS = "to be or not that is the question whether tis nobler in the mind to suffer slings and arrows\n".split(" ")
 STUDY = get("shakespeare")
@@ -40,14 +47,77 @@ def spec(arm="lstm", **more):
     return ShakespeareSpec(**{"arm": arm, "context": 16, "batch": 4, "epochs": 2, "epoch_steps": 4, **more})
 
 
-# --- models at their published sizes
+def mqar(arm="lstm", **more):
+    return spec(arm, **{"corpus": "mqar", "width": 16, "lr": 1e-3, **more})
+
+
+def run(one):
+    [record] = STUDY.train([one])
+    return record
+
+
+# --- arms and their models
 
 def test_parameters_are_matched_to_additive_within_one_percent():
-    counts = {arm: count()["trainable"] for arm, count in STUDY.arms.items()}
+    counts = {arm: numbers["trainable"] for arm, numbers in STUDY.parameters().items()}
     assert counts["lstm"] == 65 * 128 + 4 * 256 * (128 + 256 + 2) + 65 * 257
-    assert counts["additive"] == counts["lstm"] + 2 * 256 * 256 + 256 + 65 * 256
+    assert counts["additive"] == counts["lstm"] + 2 * 256 * 256 + 256 + 65 * 256 == 568_257
     for arm in ("transformer", "transformer-rope"):
-        assert abs(counts[arm] / counts["additive"] - 1) < 0.01
+        assert abs(counts[arm] / counts["additive"] - 1) < 0.001
+
+
+def test_an_unknown_arm_is_refused_by_the_spec_and_by_both_tasks(small):
+    for make in (spec, mqar):
+        with pytest.raises(ValidationError, match="arm"):
+            make("transfomer")
+        unchecked = make().model_copy(update={"arm": "transfomer"})
+        with pytest.raises(KeyError, match="transfomer"):
+            build(unchecked)
+    with pytest.raises(UsageError, match="arm.*'transfomer'"):
+        plan.expand("shakespeare", {"arm": "transfomer"})
+
+
+def test_an_arm_is_the_model_that_its_entry_says(small):
+    assert isinstance(build(spec("gru")).cell, nn.GRU) and isinstance(build(spec("lstm")).cell, nn.LSTM)
+    assert build(spec("transformer-rope")).position is None and len(build(spec("transformer-fast")).blocks) == 2
+    asked = {arm: build(spec(arm)).attention for arm in ("lstm", "gru", "additive", "additive-unmasked")}
+    assert asked == {"lstm": None, "gru": None, "additive": "causal", "additive-unmasked": "unmasked"}
+    blocks = build(mqar("transformer", width=32)).blocks
+    assert len(blocks) == 2 and {block.H for block in blocks} == {1} and blocks[0].up.weight.shape == (64, 32)
+    assert build(mqar("additive", width=32)).C == 32 and build(mqar("additive", width=32)).attention == "causal"
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm != "additive-unmasked"])
+def test_no_arm_sees_the_future(small, arm):
+    torch.manual_seed(0)
+    model, tokens = build(spec(arm)), small.train[None, :16]
+    changed = tokens.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % small.V
+    with torch.no_grad():
+        before, after = model(tokens), model(changed)
+    assert torch.equal(before[:, :9], after[:, :9]) and not torch.equal(before[:, 9:], after[:, 9:])
+
+
+def test_the_unmasked_arm_does(small):
+    model, tokens = build(spec("additive-unmasked")), small.train[None, :16]
+    changed = tokens.clone()
+    changed[:, 9] = (changed[:, 9] + 1) % small.V
+    with torch.no_grad():
+        assert not torch.equal(model(tokens)[:, :9], model(changed)[:, :9])
+
+
+def test_an_arm_is_part_of_its_own_fingerprint_and_of_no_other(monkeypatch):
+    before = {arm: STUDY.fingerprint(arm) for arm in ARMS}
+    assert len(set(before.values())) == len(ARMS)
+    monkeypatch.setitem(ARMS, "lstm-wide", Recurrent(C=512))
+    assert {arm: STUDY.fingerprint(arm) for arm in before} == before
+    assert STUDY.fingerprint("lstm-wide") not in before.values()
+    for arm, change in (("lstm", {"C": 128}), ("transformer", {"F_": 441}), ("additive", {"attention": "unmasked"})):
+        with monkeypatch.context() as patch:
+            patch.setitem(ARMS, arm, replace(ARMS[arm], **change))
+            assert [other for other in before if STUDY.fingerprint(other) != before[other]] == [arm]
+    assert "seqlib.models.additive" not in code.reach(STUDY, "transformer").modules
+    assert "seqlib.models.additive" in code.reach(STUDY, "additive").modules
 
 
 # --- the text and its batches
@@ -73,7 +143,7 @@ def test_batches_are_a_function_of_the_seed_and_targets_are_the_next_characters(
 
 def test_a_text_shorter_than_the_context_is_refused(small):
     with pytest.raises(SeqlibError, match="but a context of 4096 needs 4097"):
-        run.run(spec(context=4096))
+        run(spec(context=4096))
     with pytest.raises(SeqlibError, match="too few for a split"):
         corpus.from_text("to be", "mine")
 
@@ -190,85 +260,134 @@ def test_known_words():
 
 def test_training_is_plain_adam_on_the_mean_cross_entropy(text):
     def batches(step):
-        return *corpus.gather(text.train, corpus.starts(0, 0, 10, 4, 500)[step], 16), None
+        return corpus.gather(text.train, corpus.starts(0, 0, 10, 4, 500)[step], 16)
 
     state = train.State.start(models(text.V, 16)["additive"].double(), 1e-3)
     train.train(state, batches, 6, 3, lambda model: 0.5)
     plain, losses = models(text.V, 16)["additive"].double(), []
     optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3)
     for step in range(6):
-        x, y, _ = batches(step)
+        x, y = batches(step)
         loss = F.cross_entropy(plain(x).transpose(1, 2), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    np.testing.assert_allclose(state.train_loss, losses, rtol=1e-9)
-    assert state.val_steps == [3, 6] and state.val_loss == [0.5, 0.5]
+    np.testing.assert_allclose(state.curves["train_loss"], losses, rtol=1e-9)
+    assert state.curves["val_steps"] == [3, 6] and state.curves["val_loss"] == [0.5, 0.5]
 
 
 class Killed(Exception):
     pass
 
 
-def test_a_run_that_was_killed_resumes_to_the_same_weights(small, monkeypatch):
-    whole = run.run(spec("additive", seed=1))
-    weights = run.weights_path(spec("additive", seed=1))
-    expected, real, calls = weights.read_bytes(), run.train, []
-    weights.unlink()
+def killed_at_its_second_checkpoint(one, monkeypatch):
+    """The path of the checkpoint that is left."""
+    real, saved = Checkpoint.save, []
 
-    def interrupted(state, batches, steps, every, evaluated, checkpoint):
-        def keep(tensors):
-            checkpoint(tensors)
-            calls.append(1)
-            if len(calls) == 2:
-                raise Killed
-        return real(state, batches, steps, every, evaluated, keep)
+    def save(self, tensors):
+        real(self, tensors)
+        saved.append(self.path)
+        if len(saved) == 2:
+            raise Killed
 
-    monkeypatch.setattr(run, "train", interrupted)
-    with pytest.raises(Killed):
-        run.run(spec("additive", seed=1))
-    monkeypatch.setattr(run, "train", real)
-    again = run.run(spec("additive", seed=1))
-    assert again.provenance["resumed"] and not whole.provenance["resumed"] and weights.read_bytes() == expected
-    assert again.curves["train_loss"] == whole.curves["train_loss"] and again.curves["val_loss"] == whole.curves["val_loss"]
-    assert not list((run.scratch() / "checkpoints").glob("*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", save)
+        with pytest.raises(Killed):
+            run(one)
+    return saved[-1]
+
+
+def untimed(record):
+    """Metrics and curves, without those that no two runs share."""
+    return ({name: value for name, value in record.metrics.items() if not is_timed(name)},
+            {name: values for name, values in record.curves.items() if "seconds" not in name})
+
+
+def same(one, two):
+    return untimed(one) == untimed(two)
+
+
+@pytest.mark.parametrize("one", [spec("additive", seed=1), spec("transformer", seed=1), mqar("gru", epochs=3)],
+                         ids=["additive", "transformer", "recall"])
+def test_a_run_that_was_killed_resumes_to_the_same_figures_and_weights(small, monkeypatch, one):
+    whole = run(one)
+    weights = weights_path(one).read_bytes() if one.corpus != "mqar" else b""
+    path = killed_at_its_second_checkpoint(one, monkeypatch)
+    assert path.exists()
+    again = run(one)
+    assert again.provenance["resumed"] and not whole.provenance["resumed"] and same(whole, again)
+    assert one.corpus == "mqar" or weights_path(one).read_bytes() == weights
+    assert not list((scratch() / "checkpoints").glob("*"))
+
+
+def test_a_corrupt_checkpoint_is_not_used(small, monkeypatch):
+    one = spec("additive", seed=1)
+    whole, weights = run(one), weights_path(one).read_bytes()
+    path = killed_at_its_second_checkpoint(one, monkeypatch)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = bytes(byte ^ 0xFF for byte in content[middle : middle + 64])
+    path.write_bytes(content)
+    again = run(one)
+    assert not again.provenance["resumed"] and same(whole, again) and weights_path(one).read_bytes() == weights
 
 
 def test_the_same_spec_gives_the_same_record_and_arms_of_a_seed_see_the_same_batches(small, monkeypatch):
-    timed = {"seconds", "step_seconds", "step_cpu_seconds", "tokens_per_second", "peak_rss_mb"}
-    one, two = (run.run(spec("transformer")) for _ in range(2))
-    for name in one.metrics.keys() - timed:
-        assert one.metrics[name] == two.metrics[name]
-    for name in one.curves.keys() - {"val_seconds"}:
-        assert one.curves[name] == two.curves[name]
+    one, two = (run(spec("transformer")) for _ in range(2))
+    assert same(one, two) and one.provenance["data"] == small.name and one.provenance["data_sha256"] == small.sha256
     assert one.metrics["val_bits_per_character"] == pytest.approx(one.metrics["val_loss_nats"] / np.log(2), rel=1e-5)
     assert one.metrics["val_loss_nats"] == one.metrics["val_loss_nats_epoch2"] == one.curves["val_loss"][-1]
     seen, gather = {}, corpus.gather
     for arm in ("lstm", "transformer"):
         monkeypatch.setattr(corpus, "gather", lambda tokens, first, T, arm=arm: (
             seen.setdefault(arm, []).append(first.tolist()), gather(tokens, first, T))[1])
-        run.run(spec(arm, epochs=1))
+        run(spec(arm, epochs=1))
     assert seen["lstm"] == seen["transformer"] and len(seen["lstm"]) == 4
 
 
-def test_every_arm_runs_through_the_sweep_and_a_lost_loss_is_an_error(small, tmp_path, monkeypatch):
-    specs = [spec(arm, epochs=1, epoch_steps=1) for arm in arms.ARMS]
+def test_every_arm_runs_through_the_sweep(small, tmp_path):
+    specs = [spec(arm, epochs=1, epoch_steps=1) for arm in ARMS]
+    specs += [mqar(arm, epochs=1, epoch_steps=1) for arm in ARMS if ARMS[arm].recall]
     records = sweep(specs, Store(tmp_path / "store"), quiet=True)
-    assert [r.spec["arm"] for r in records] == list(arms.ARMS) and all(STUDY.current(r) for r in records)
-    unmasked = records[-1]
+    assert [r.spec["arm"] for r in records] == [s.arm for s in specs] and all(STUDY.current(r) for r in records)
+    unmasked = records[list(ARMS).index("additive-unmasked")]
     assert unmasked.metrics["val_loss_masked_nats"] != unmasked.metrics["val_loss_nats"]
     assert {len(t) for t in records[0].curves["samples"]} == {240}
+    assert set(records[-1].metrics) >= {"recall_accuracy", "pairs", "parameters"} and not records[-1].provenance["data_sha256"]
+
+
+class Broken:
+    def build(self, V, context):
+        model = RecurrentLM(V)
+        model.head.bias.data.fill_(float("nan"))
+        return model
+
+
+def test_a_lost_loss_is_an_error_and_no_record(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "lstm", Broken())
     with pytest.raises(SeqlibError, match="shakespeare/lstm seed 0: training loss is .* lower lr"):
-        monkeypatch.setattr(run, "build", lambda arm, V, context: broken(V))
         sweep([spec()], Store(tmp_path / "other"), quiet=True)
     assert list(Store(tmp_path / "other").records("shakespeare")) == []
 
 
-def broken(V):
-    model = RecurrentLM(V)
-    model.head.bias.data.fill_(float("nan"))
-    return model
+def test_an_epoch_of_an_odd_number_of_steps_is_evaluated_at_its_end(small):
+    record = run(spec(epochs=2, epoch_steps=5))
+    assert record.curves["val_steps"] == [5, 10]
+    assert record.metrics["val_loss_nats_epoch1"] == record.curves["val_loss"][0]
+
+
+def test_the_model_of_a_live_run_can_be_had_again(small):
+    one = spec("additive", seed=2)
+    record = run(one)
+    assert trained(one.key) is None  # no such live run yet
+    Store.live().put(record)
+    model, its_text = trained(one.key)
+    assert its_text is small and not model.training
+    loss = evaluate.score(model, evaluate.validation(small), one.context).nats
+    assert loss == pytest.approx(record.metrics["val_loss_nats"], rel=1e-5)
+    weights_path(one).unlink()
+    assert trained(one.key) is None
 
 
 # --- recall
@@ -305,72 +424,41 @@ def test_looking_up_the_pair_answers_everything_and_guessing_a_value_does_not():
     assert recall.accuracy(lambda x: torch.nn.functional.one_hot(x[:, 1:2].expand_as(x), recall.V), 0, 32) < 0.5
 
 
-# --- parameters
+# --- settings and the plan
 
 @pytest.mark.parametrize("values, message", [
-    ({"context": 1}, "context"), ({"batch": 0}, "batch"), ({"seeds": 0}, "seeds"), ({"arms": ["lstn"]}, "unknown arm 'lstn'"),
-    ({"recall_arms": ["transformer-fast"]}, "unknown arm"), ({"corpus": "sonnets"}, "corpus"), ({"contexts": [1]}, "contexts")])
+    ({"context": 1}, "context"), ({"batch": 0}, "batch"), ({"arm": "lstn"}, "arm.*'lstn'"), ({"corpus": "sonnets"}, "corpus"),
+    ({"width": 32}, "width belongs to the recall task"), ({"corpus": "mqar"}, "width belongs to the recall task"),
+    ({"corpus": "mqar", "width": 32, "context": 8}, "at least 16"),
+    ({"corpus": "mqar", "width": 32, "arm": "transformer-fast"}, "the recall task takes lstm, additive, transformer"),
+    ({"corpus": "mqar", "width": 32, "arm": "additive-unmasked"}, "the recall task takes")])
 def test_what_is_out_of_range_is_refused_by_name(values, message):
-    with pytest.raises(UsageError, match=f"study shakespeare, .*{message}"):
-        STUDY.parameters("full", **values)
-
-
-@pytest.mark.parametrize("values, message", [
-    ({"contexts": [100]}, "100 does not divide 4096"), ({"recall_steps": 12}, "multiple of 5"),
-    ({"arms": ["lstm", "lstm"]}, "named twice")])
-def test_settings_that_would_change_the_question_are_refused(values, message):
-    with pytest.raises(UsageError, match=message):
-        STUDY.parameters("full", **values)
-
-
-def test_an_epoch_of_an_odd_number_of_steps_is_evaluated_at_its_end(small):
-    record = run.run(spec(epochs=2, epoch_steps=5))
-    assert record.curves["val_steps"] == [5, 10]
-    assert record.metrics["val_loss_nats_epoch1"] == record.curves["val_loss"][0]
+    with pytest.raises(UsageError, match=f"study shakespeare: .*{message}"):
+        plan.expand("shakespeare", {"arm": "lstm", **values})
 
 
 def test_the_sweep_over_contexts_sees_the_same_characters():
-    specs = STUDY.specs(STUDY.parameters("full"))
-    text = [s for s in specs if s.corpus != "mqar"]
-    assert {s.context * s.batch for s in text} == {4096} and len({s.key for s in specs}) == len(specs)
-    main = [s.seed for s in text if s.context == 128 and s.epochs == 5 and s.arm in ("lstm", "additive", "transformer")]
-    assert main == sorted(main)  # seed by seed: what is cut short is still paired
-
-
-# --- the interactive cell
-
-def test_a_prompt_gives_text_and_the_attention_under_it(small):
-    records = [run.run(spec(arm)) for arm in ("lstm", "additive")]
-    written, looks = interactive.respond(records, "to be", 0.8, length=30)
-    assert set(written) == {"lstm", "additive"} and all(len(t) == 30 for t in written.values())
-    shown, weights = looks["additive"]
-    assert len(shown) == len(weights) and ("to be" + written["additive"]).endswith(shown)
-    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-5)
-    with pytest.raises(UsageError, match="outside the vocabulary"):
-        interactive.respond(records, "Ω", 0.8)
-    records.append(run.run(spec("lstm", context=8)))  # of a sweep: the first run of an arm is the page's own
-    assert interactive.respond(records, "to be", 0.8, length=30)[0]["lstm"] == written["lstm"]
-    params = STUDY.validate({"context": 16, "batch": 4, "epochs": 2, "epoch_steps": 4})
-    assert [r.spec["arm"] for r in page.live_text(records, params)] == ["lstm", "additive"]
-    run.weights_path(spec("lstm")).unlink()
-    assert set(interactive.models(records)) == {"additive"}
+    texts = [s for name in ("published", "more-arms", "leak", "contexts", "timing") for s in plan.specs("shakespeare", name)]
+    assert {s.context * s.batch for s in texts} == {4096} and len({s.key for s in texts}) == len(texts)
+    published = [s.seed for s in plan.specs("shakespeare", "published")]
+    assert published == sorted(published)  # seed by seed: what is cut short is still paired
 
 
 # --- the declared tests of S01 to S11
 
 @pytest.fixture(scope="module")
-def archive_like(text):
+def archive_like(text, tmp_path_factory):
     """Nine seeds of every run that the claims use, with figures of the document's size: the names of the metrics
     come from real runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(corpus, "load", lambda name: text)
-        names = {}
-        for arm in ("additive", "additive-unmasked"):
-            small_run = spec(arm, context=128, batch=1, epochs=5, epoch_steps=1)
-            names[arm] = run.describe(small_run, text, trained(small_run, text))[0]
+        patch.setenv("SEQLIB_RUNS", str(tmp_path_factory.mktemp("runs")))
+        names = {arm: run(spec(arm, context=128, batch=1, epochs=5, epoch_steps=1)).metrics
+                 for arm in ("additive", "additive-unmasked")}
     rng, rows = np.random.default_rng(0), []
-    nine = dict.fromkeys(("seeds", "few_seeds", "leak_seeds", "sweep_seeds", "timing_seeds"), 9)
-    for s in STUDY.specs(STUDY.parameters("full", **nine, few_arms=["transformer-fast"], contexts=[32, 512], recall_seeds=0)):
+    runs = [(name, s) for name in ("published", "leak", "contexts", "timing") for grid in plan.grids("shakespeare", name)
+            for s in plan.expand("shakespeare", {**grid, "seed": 9})]
+    for experiment, s in runs:
         figures = dict.fromkeys(names[s.arm if s.arm in names else "additive"], 1.0)
         offset = {"additive": -0.02, "transformer": -0.06, "transformer-fast": -0.05}.get(s.arm, 0.0)
         for epoch, loss in enumerate((2.06, 1.89, 1.81, 1.76, 1.72), 1):
@@ -384,18 +472,13 @@ def archive_like(text):
         if s.arm == "additive":
             figures["step_cpu_seconds"] += 0.05 * s.context / 128
             figures["val_loss_nats"] += 0.01 - 0.01 * np.log2(s.context / 32)
-        rows.append({**s.model_dump(), **{k: v * rng.normal(1, 1e-4) for k, v in figures.items()}, "older_code": False})
+        figures = {name: value * rng.normal(1, 1e-4) for name, value in figures.items()}
+        rows.append({"experiment": experiment, **s.model_dump(), "label": s.arm, **figures, "key": s.key, "current": True})
     return pd.DataFrame(rows)
 
 
-def trained(spec, text):
-    model = train.initial(lambda: arms.build(spec.arm, text.V, spec.context), 0)
-    state = train.State.start(model, 1e-3)
-    return train.train(state, lambda step: (*corpus.gather(text.train, torch.tensor([step]), 16), None), 5, 1, lambda m: 1.0)
-
-
 def verdicts(table):
-    return {row.id: row for row in claims.study_verdicts("shakespeare", claims.load()["shakespeare"]["claims"], table)}
+    return {row.id: row for row in claims.judge("shakespeare", claims.read("shakespeare").claims, table)}
 
 
 def test_every_claim_is_decided_by_the_records_that_it_names(archive_like):
