@@ -222,6 +222,8 @@ def _check_column(name: str, column: Column, declared: Iterable[str], runs: pd.D
     """`declared` are the columns that the name of an arm may have meant."""
     if column.metric is None:
         raise UsageError(f"{name!r} has no metric")
+    for metric in _listed(column.metric):
+        names_in(metric)
     for field, values in column.choices().items():
         _known("setting", [field], runs.columns)
         allowed, meant = runs[field].unique().tolist(), [*declared] if field == "arm" else []
@@ -361,16 +363,16 @@ def _wide(columns: dict[str, Column | float | str],
 
 
 def _chosen(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
-    """A column's runs. Raises UsageError on a metric that no run of its experiment has, and on
-    several runs of a seed."""
-    rows = known = runs[runs.experiment.isin(_listed(column.experiment))]
+    """A column's runs. Raises UsageError on a metric that none of them has, and on several runs of a
+    seed."""
+    rows = runs
     for field, values in column.choices().items():
         rows = rows[rows[field].isin(values)]
     rows = rows.drop_duplicates("key").sort_values("key")
-    names = [name for metric in _listed(column.metric) for name in names_in(metric)]
-    if len(known) and not all(name in rows and rows[name].notna().any() for name in names):
-        figures = known.select_dtypes("number").dropna(axis="columns", how="all")
-        _known("metric", names, figures.columns)
+    if len(rows):
+        figures = rows.select_dtypes("number").dropna(axis="columns", how="all")
+        for metric in _listed(column.metric):
+            _known("metric", names_in(metric), figures.columns)
     if rows.duplicated(["arm", "seed"]).any():
         raise UsageError(f"column {name!r} matches several records of one seed; narrow its `where`")
     return rows

@@ -1,41 +1,61 @@
+"""Claims as data: the grammar and its errors, the rules, and the claims of the studies."""
+
+import shutil
+
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from seqlib import claims
-from seqlib.errors import SeqlibError, UsageError
+import seqlib
+from seqlib import claims, ledger, plan, study
+from seqlib.errors import UsageError
+from seqlib.rules import VERDICTS
+from seqlib.store import ROOT, Store
 
 SEEDS = 12
+FIELDS = ["experiment", "arm", "seed", "test_mse", "engine", "protocol", "current", "key"]
 
 
 def table(**columns):
     """Archive-like frame: `columns` maps an arm to its values."""
-    rows = [{"arm": arm, "seed": s, "test_mse": v, "engine": "stacked", "protocol": "published", "older_code": True}
+    rows = [("published", arm, s, v, "stacked", "published", False, f"{arm} {s}")
             for arm, values in columns.items() for s, v in enumerate(values)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=FIELDS)
 
 
 def noise(mean, spread=1.0, seed=0, n=SEEDS):
     return np.random.default_rng(seed).normal(mean, spread, n)
 
 
-def verdict(data, test, kind="order", seed=None):
-    claim = {"kind": kind, "says": "x", "seed": seed, "test": {"metric": "test_mse", "margin": 0.05, **test}}
-    return claims.study_verdicts("airline", {"Z01": claim}, data)[0]
+def claim(test, kind="order", figures=None):
+    return claims.Claim(kind=kind, says="x", figures=figures, test=test and {"experiment": "published", **test})
+
+
+def verdict(data, test, kind="order", figures=None):
+    [row] = claims.judge("airline", {"Z01": claim({"metric": "test_mse", **test}, kind, figures)}, data)
+    return row
 
 
 def order(pairs, **more):
-    return {"method": "order", "pairs": pairs, **more}
+    return {"method": "order", "metric": "test_mse", "margin": 0.05, "pairs": pairs, **more}
+
+
+def exact(name, test, figures=None):
+    """The verdict on counts, for which no record is needed."""
+    counted = claims.Claim(kind="exact", says="x", figures=figures, test=test)
+    return claims.judge(name, {"Z01": counted}, pd.DataFrame())[0]
 
 
 def test_the_ledger_has_every_claim_of_the_five_documents():
     expected = {"airline": ("A", 13), "shakespeare": ("S", 11), "attention_search": ("X", 10), "ernie": ("E", 6),
                 "gpt2": ("G", 6)}
-    loaded = claims.load()
-    assert {n: list(e["claims"]) for n, e in loaded.items()} == {
-        n: [f"{letter}{i:02d}" for i in range(1, count + 1)] for n, (letter, count) in expected.items()}
-    kinds = {"exact", "value", "order", "gap", "mechanism", "pending"}
-    assert all(c["kind"] in kinds and c["says"] for e in loaded.values() for c in e["claims"].values())
+    assert {name: list(claims.read(name).claims) for name in study.names()} == {
+        name: [f"{letter}{i:02d}" for i in range(1, count + 1)] for name, (letter, count) in expected.items()}
+    documents = [claims.read(name) for name in study.names()]
+    assert all(d.document and d.title and d.flaws for d in documents)
+    assert all(c.says and c.test and c.changes for d in documents for c in d.claims.values())
 
 
 def test_a_ranking_is_reproduced_contradicted_inconclusive_or_equivalent():
@@ -98,29 +118,56 @@ def test_a_gap_tells_direction_from_size():
 
 def test_p_values_are_adjusted_over_all_comparisons_of_a_study():
     a, b = noise(10), noise(12, 2.5, seed=1)
-    one = {"kind": "order", "says": "x", "test": {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]])}}
-    rows = claims.study_verdicts("airline", {f"Z0{i}": one for i in range(5)}, table(a=a, b=b))
+    one = claim(order([["a", "b"]], margin=0.0))
+    rows = claims.judge("airline", {f"Z0{i}": one for i in range(5)}, table(a=a, b=b))
     assert rows[0].p_holm == pytest.approx(min(1, 5 * rows[0].p))
 
 
 def test_columns_compare_other_figures_and_settings_and_formulas():
-    data = pd.concat([table(a=noise(10), b=noise(14, seed=1)), table(a=noise(30, seed=2)).assign(protocol="rolling")],
-                     ignore_index=True)
-    columns = {"again": {"arm": "a", "where": {"protocol": "rolling"}}, "twice_a": {"arm": "a", "metric": "2 * test_mse"},
+    other = table(a=noise(30, seed=2)).assign(experiment="rolling", key=lambda t: "rolling " + t.key)
+    data = pd.concat([table(a=noise(10), b=noise(14, seed=1)), other], ignore_index=True)
+    columns = {"again": {"arm": "a", "experiment": "rolling"}, "twice_a": {"arm": "a", "metric": "2 * test_mse"},
                "above": "again - twice_a"}
     row = verdict(data, order([["twice_a", "again"], ["b", "above"]], columns=columns))
     assert row.ours["twice_a - again"] == pytest.approx(2 * noise(10).mean() - noise(30, seed=2).mean())
     assert row.ours["b - above"] == pytest.approx(noise(14, seed=1).mean() - (noise(30, seed=2) - 2 * noise(10)).mean())
     assert row.verdict == "contradicted" and row.older_code == 3 * SEEDS
-    with pytest.raises(SeqlibError, match="column 'a' matches several records of one seed"):
-        verdict(pd.concat([data, data], ignore_index=True), order([["a", "b"]]))
+    both = pd.concat([data, other.assign(experiment="published", protocol="rolling")], ignore_index=True)
+    with pytest.raises(UsageError, match="claims.yaml, Z01: column 'a' matches several records of one seed"):
+        verdict(both, order([["a", "b"]]))
+    columns = {"a": {"arm": "a", "where": {"protocol": "published"}}}
+    assert verdict(both, order([["a", "b"]], columns=columns)).verdict == "reproduced"
+
+
+def test_a_run_of_two_experiments_counts_once():
+    data = table(a=noise(10), b=noise(14, seed=1))
+    twice = pd.concat([data, data.assign(experiment="again")], ignore_index=True)
+    test = order([["a", "b"]], experiment=["published", "again"])
+    assert verdict(twice, test).older_code == 2 * SEEDS and verdict(twice, test).seeds == SEEDS
+
+
+def test_a_number_and_a_statistic_over_arms_are_columns():
+    data = table(a=noise(10), b=noise(14, seed=1))
+    columns = {"mean": {"over": ["a", "b"], "statistic": "mean"}, "bound": 20, "half": "40 / 2 - 10 + 0.0"}
+    row = verdict(data, order([["mean", "bound"], ["half", "mean"]], columns=columns))
+    assert row.verdict == "reproduced"
+    assert row.ours["mean - bound"] == pytest.approx((noise(10) + noise(14, seed=1)).mean() / 2 - 20)
+
+
+def test_a_repair_may_choose_its_runs_and_one_left_out_of_the_plan_is_not_run():
+    low, high = noise(10), noise(14, seed=1)
+    other = table(a=high, b=low).assign(experiment="small", key=lambda t: "small " + t.key)
+    data = pd.concat([table(a=low, b=high), other], ignore_index=True)
+    repairs = {"small size": {"experiment": "small"}, "held-out documents": {"planned": False}}
+    row = verdict(data, order([["a", "b"]], repairs=repairs))
+    assert row.verdict == "confounded" and row.repairs["held-out documents"] == {"verdict": "not run"}
+    assert list(row.repairs["small size"]["ours"]) == ["a (small size) - b (small size)"]
 
 
 def test_a_comparison_that_too_few_seeds_cannot_decide_takes_no_part_in_the_adjustment():
     a, b = noise(10), noise(14, seed=1)
-    claim = {"kind": "order", "says": "x", "test": {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]])}}
-    few = {**claim, "test": {**claim["test"], "pairs": [["c", "b"]]}}
-    rows = claims.study_verdicts("airline", {"Z01": claim, "Z02": few}, table(a=a, b=b, c=a[:3]))
+    both = {"Z01": claim(order([["a", "b"]])), "Z02": claim(order([["c", "b"]]))}
+    rows = claims.judge("airline", both, table(a=a, b=b, c=a[:3]))
     assert rows[0].p_holm == rows[0].p and rows[1].verdict == "inconclusive"
 
 
@@ -136,54 +183,194 @@ def test_a_study_without_records_is_not_run_but_for_its_counts_and_unknown_ones_
 
 
 def test_exact_counts_are_compared_to_the_unit():
-    entry = claims.load()["airline"]["claims"]["A01"]
-    assert claims.study_verdicts("airline", {"A01": entry}, pd.DataFrame())[0].verdict == "reproduced"
-    wrong = {**entry, "seed": {**entry["seed"], "gru": 37890}}
-    assert claims.study_verdicts("airline", {"A01": wrong}, pd.DataFrame())[0].verdict == "contradicted"
+    figures = claims.read("airline").claims["A01"].figures
+    assert exact("airline", {"method": "parameters"}, figures).verdict == "reproduced"
+    assert exact("airline", {"method": "parameters"}, figures | {"gru": 37890}).verdict == "contradicted"
 
 
 def test_all_counts_of_one_arm_are_compared_to_the_unit():
-    entry = claims.load()["gpt2"]["claims"]["G01"]
-    row = claims.study_verdicts("gpt2", {"G01": entry}, pd.DataFrame())[0]
-    assert row.verdict == "reproduced" and row.ours == entry["seed"]
+    figures, test = claims.read("gpt2").claims["G01"].figures, {"method": "parameters", "arm": "lora"}
+    row = exact("gpt2", test, figures)
+    assert row.verdict == "reproduced" and row.ours == figures
     assert row.ours == {"trainable": 294_912, "total": 124_734_720, "percent": 0.2364}
-    wrong = {**entry, "seed": {**entry["seed"], "total": 124734721}}
-    row = claims.study_verdicts("gpt2", {"G01": wrong}, pd.DataFrame())[0]
+    row = exact("gpt2", test, figures | {"total": 124_734_721})
     assert row.verdict == "contradicted" and row.reason == "differs for total"
 
 
 def test_counts_are_held_against_bounds():
-    entry = claims.load()["ernie"]["claims"]["E03"]
-    row = claims.study_verdicts("ernie", {"E03": entry}, pd.DataFrame())[0]
+    row = exact("ernie", {"method": "parameters", "arm": "lora", "between": {"percent": [0.5, 1.0]}})
     assert row.verdict == "reproduced" and row.ours == {"trainable": 601_359, "total": 76_028_943, "percent": 0.791}
-    narrow = {**entry, "test": {**entry["test"], "between": {"percent": [0.8, 1.0]}}}
-    row = claims.study_verdicts("ernie", {"E03": narrow}, pd.DataFrame())[0]
+    row = exact("ernie", {"method": "parameters", "arm": "lora", "between": {"percent": [0.8, 1.0]}})
     assert row.verdict == "contradicted" and "percent is 0.791" in row.reason
 
 
 def test_what_a_comparison_requires_is_looked_at_first():
     low, high = noise(10), noise(14, seed=1)
-    test = {"metric": "test_mse", "margin": 0.0, **order([["a", "b"]]), "requires": {"pairs": [["a", "b"], ["c", "d"]]}}
-    test["requires"]["otherwise"] = "no use"
-    claim = {"Z01": {"kind": "order", "says": "x", "test": test}}
-    met = claims.study_verdicts("airline", claim, table(a=low, b=high, c=low, d=high))[0]
-    assert met.verdict == "reproduced"
-    unmet = claims.study_verdicts("airline", claim, table(a=low, b=high, c=high, d=low))[0]
+    test = order([["a", "b"]], requires={"pairs": [["a", "b"], ["c", "d"]], "otherwise": "no use"})
+    assert verdict(table(a=low, b=high, c=low, d=high), test).verdict == "reproduced"
+    unmet = verdict(table(a=low, b=high, c=high, d=low), test)
     assert unmet.verdict == "inconclusive" and unmet.reason == "no use" and unmet.p is None
 
 
 def test_figures_that_the_document_left_empty_are_filled_and_not_compared():
     test = {"method": "values", "metric": "test_mse", "columns": {"loss": {"arm": "a"}}}
-    row = claims.study_verdicts("airline", {"Z01": {"kind": "pending", "says": "x", "test": test}}, table(a=noise(10)))[0]
+    row = verdict(table(a=noise(10)), test, "pending")
     assert row.verdict == "not comparable" and "left its figures empty" in row.reason
     assert row.seeds == SEEDS and row.ours["loss"] == pytest.approx(noise(10).mean()) and len(row.ci["loss"]) == 2
 
 
 def test_a_fixed_size_holds_only_where_all_counts_are_the_same():
-    claim = {"kind": "mechanism", "says": "x", "seed": {"rope": 33665, "sinusoidal": 33665}, "test": {"method": "same size"}}
-    claim["test"]["within"] = 0.01
-    same = claims.study_verdicts("airline", {"Z01": claim}, table())[0]
+    test, figures = {"method": "same size", "within": 0.01}, {"rope": 33665, "sinusoidal": 33665}
+    same = exact("airline", test, figures)
     assert same.verdict == "reproduced" and same.ci == {"rope": [33665, 33665], "sinusoidal": [33665, 33665]}
-    claim["seed"]["lstm"] = 50497
-    other = claims.study_verdicts("airline", {"Z01": claim}, table())[0]
+    other = exact("airline", test, figures | {"lstm": 50497})
     assert other.verdict == "contradicted" and other.reason == "the largest has 50.0% more parameters than the smallest"
+
+
+GOOD = """
+document: "000"
+title: x
+experiment: published
+claims:
+  Z01:
+    kind: order
+    says: x
+    test: {method: order, metric: test_mse, margin: 0.05, pairs: [[rope, lstm]]}
+"""
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Write the airline study's claims in place of the real ones."""
+    shutil.copy(study.folder("airline") / "plan.yaml", tmp_path)
+    study.get("airline")
+    monkeypatch.setattr(study, "folder", lambda name: tmp_path)
+    return (tmp_path / "claims.yaml").write_text
+
+
+def test_claims_are_read_with_anchors_and_merge_keys(written):
+    test = "{<<: &both {arm: rope, metric: 2 * test_mse}, experiment: loop}, slow: {<<: *both, arm: lstm}"
+    written(GOOD.replace("pairs: [[rope, lstm]]", f"pairs: [[fast, slow]], columns: {{fast: {test}}}"))
+    columns = claims.compared(claims.read("airline").claims["Z01"])[-1]
+    assert columns["fast"].arm == "rope" and columns["fast"].experiment == "loop"
+    assert columns["slow"].arm == "lstm" and columns["slow"].experiment == "published"
+    assert columns["slow"].metric == columns["fast"].metric == "2 * test_mse"
+
+
+PAIRS = "pairs: [[rope, lstm]]"
+
+
+@pytest.mark.parametrize("old, new, problem", [
+    ("method: order", "method: ordr", "unknown method 'ordr'; did you mean 'order'"),
+    ("kind: order", "kind: ordre", "unknown kind 'ordre'; did you mean 'order'"),
+    ("margin", "margn", "unknown name 'margn'; did you mean 'margin'"),
+    ("margin: 0.05, ", "", "a test of order wants margin"),
+    (PAIRS, "x: 1", "unknown name 'x'"),
+    (", " + PAIRS, "", "a test of order wants pairs"),
+    ("margin: 0.05", "margin: -1", "test.margin: Input should be greater than or equal to 0"),
+    (PAIRS, PAIRS + ", needs: {engine: loop}", "unknown name in a test of order 'needs'"),
+    (PAIRS, "pairs: [[rope]]", "test.pairs.0.1: Field required"),
+    ("[rope, lstm]", "[rope, lstn]", "unknown arm 'lstn'; did you mean 'lstm'"),
+    (PAIRS, "pairs: [[rope, slwo]], columns: {slow: {arm: lstm}}", "unknown arm or column 'slwo'; did you mean 'slow'"),
+    (PAIRS, PAIRS + ", columns: {slow: {arm: lstn}}", "unknown arm 'lstn'; did you mean 'lstm'"),
+    (PAIRS, PAIRS + ", columns: {slow: {arn: lstm}}", "unknown name 'arn'; did you mean 'arm'"),
+    (PAIRS, PAIRS + ", columns: {slow: {over: [lstm, gru]}}", "wants an arm, or arms under `over` and a statistic"),
+    (PAIRS, PAIRS + ", columns: {slow: {over: [gru], statistic: men}}", "unknown statistic 'men'; did you mean 'mean'"),
+    (PAIRS, PAIRS + ", columns: {slow: {over: [gru], statistic: agreement}}", "a list of two metrics"),
+    (PAIRS, PAIRS + ", columns: {slow: {arm: lstm}, half: slwo / 2}", "unknown column above 'slwo'; did you mean 'slow'"),
+    (PAIRS, PAIRS + ", columns: {half: 1 /}", "'1 /' is not an expression"),
+    ("metric: test_mse, ", "", "'rope' has no metric"),
+    ("metric: test_mse", "metric: 2 *", "'2 \\*' is not an expression"),
+    ("experiment: published", "experiment: publishd", "unknown experiment 'publishd'; did you mean 'published'"),
+    ("experiment: published", "experiment: live", "unknown experiment 'live'"),
+    ("experiment: published", "", "unknown experiment None"),
+    (PAIRS, PAIRS + ", where: {protocl: published}", "unknown setting 'protocl'; did you mean 'protocol'"),
+    (PAIRS, PAIRS + ", where: {protocol: rolling}", "unknown protocol 'rolling'; choose from: published"),
+    (PAIRS, PAIRS + ", where: {label: lstn}", "unknown label 'lstn'; did you mean 'lstm'"),
+    (PAIRS, PAIRS + ", repairs: {again: {experiment: lop}}", "unknown experiment 'lop'; did you mean 'loop'"),
+    (PAIRS, PAIRS + ", repairs: {again: {pairs: [[rope, grru]]}}", "unknown arm 'grru'; did you mean 'gru'"),
+    (PAIRS, PAIRS + ", requires: {pairs: [[rope, gru]]}", "test.requires.otherwise: Field required"),
+    ("says: x", "says: x\n    figures: {rop: 1.0}", "unknown arm 'rop'; did you mean 'rope'"),
+    ("says: x", "says: x\n    figures: {rope: high}", "figures.rope.*valid"),
+    ("    says: x\n", "", "says: Field required"),
+    ("{method: order, metric: test_mse, margin: 0.05, pairs: [[rope, lstm]]}", "{method: parameters, arm: rop}",
+     "unknown arm 'rop'; did you mean 'rope'"),
+    ("{method: order, metric: test_mse, margin: 0.05, pairs: [[rope, lstm]]}",
+     "{method: parameters, arm: rope, between: {percnt: [0, 1]}}", "unknown count 'percnt'; did you mean 'percent'"),
+    ("method: order, metric: test_mse, margin: 0.05", "method: values, metric: test_mse, needs: {engin: x}",
+     "unknown setting 'engin'; did you mean 'engine'"),
+])
+def test_a_wrong_claim_is_one_line_that_names_file_and_claim(written, old, new, problem):
+    assert old in GOOD
+    written(GOOD.replace(old, new))
+    with pytest.raises(UsageError, match="claims.yaml, Z01: .*" + problem) as caught:
+        claims.read("airline")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text, problem", [
+    (GOOD + "  Z01: {kind: order, says: y}", "line 10.*duplicate key"),
+    (GOOD.replace("title", "titel"), "unknown name 'titel'; did you mean 'title'"),
+    (GOOD.replace("title: x\n", ""), "title: Field required"),
+    ("title: x\nclaims: [1]", "claims: Input should be a valid dictionary"),
+    ("- 1", "valid dictionary"),
+])
+def test_a_wrong_head_is_one_line_that_names_the_file(written, text, problem):
+    written(text)
+    with pytest.raises(UsageError, match="claims.yaml.*" + problem) as caught:
+        claims.read("airline")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_metric_that_no_record_has_is_named_with_the_nearest():
+    data = table(a=noise(10), b=noise(14, seed=1)).assign(empty=np.nan)
+    assert verdict(data, order([["a", "b"]], metric="abs(test_mse) + 1")).verdict == "reproduced"
+    for metric in ("2 * test_ms", "empty"):
+        with pytest.raises(UsageError, match=r"claims.yaml, Z01: unknown metric '(test_ms|empty)'.*test_mse") as caught:
+            verdict(data, order([["a", "b"]], metric=metric))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_study_without_claims_has_no_verdicts(written):
+    assert claims.read("airline").claims == {} and claims.study_verdicts("airline") == []
+    rows = seqlib.verdicts("airline")
+    assert rows.empty and {"id", "verdict", "p_holm", "says"} <= set(rows.columns)
+    written("title: none yet")
+    assert claims.read("airline").title == "none yet" and claims.ledger(["airline"]) == []
+
+
+def test_verdicts_are_computed_again_when_the_archive_has_changed():
+    def reason():
+        return seqlib.verdicts("airline").loc["A02", "reason"]
+
+    assert reason() == "the archive has no records"
+    Store.archive().put(Store(ROOT / "results").get(plan.specs("airline", "published")[0]))
+    assert reason().startswith("the archive lacks runs of lstm")
+    assert callable(seqlib.verdicts), "no module takes the place of the function"
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_claim_has_its_experiments_and_a_verdict(name, monkeypatch):
+    monkeypatch.setenv("SEQLIB_RESULTS", str(ROOT / "results"))
+    known = [experiment for experiment in plan.experiments(name) if experiment not in plan.NOT_ARCHIVED]
+    for one in claims.read(name).claims.values():
+        if one.test.method in ("values", "order"):
+            columns = [c for c in claims.compared(one)[-1].values() if isinstance(c, claims.Column)]
+            assert columns and all(set(c.choices()["experiment"]) <= set(known) for c in columns)
+    rows = claims.study_verdicts(name)
+    assert [row.id for row in rows] == list(claims.read(name).claims)
+    assert {row.verdict for row in rows} <= set(VERDICTS) - {"not run"}
+
+
+def test_the_front_page_has_each_study_with_its_headline_and_its_verdicts(tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "ROOT", tmp_path)
+    said = new_output("display_data", {"text/markdown": "Attention\nis ahead | here."})
+    cells = [new_markdown_cell("# x"), new_code_cell("1", outputs=[said]),
+             new_code_cell("2", metadata={"tags": ["headline"]}, outputs=[said, new_output("stream", text="x"), said])]
+    (tmp_path / "book" / "studies").mkdir(parents=True)
+    nbformat.write(new_notebook(cells=cells), tmp_path / "book" / "studies" / "airline.ipynb")
+    lines = ledger.answer_table().splitlines()
+    assert lines[:2] == ["| Study | Answer | Verdicts |", "|---|---|---|"] and len(lines) == 2 + len(study.names())
+    assert lines[2] == ("| [Airline passengers](studies/airline) | Attention is ahead \\| here. Attention is ahead \\| here. "
+                        "| 1 reproduced, 12 not run |")
+    assert lines[3].startswith("| [Tiny Shakespeare](studies/shakespeare) | Not built yet. |")
