@@ -1,6 +1,8 @@
-"""The researcher's functions: archived and live runs as tidy frames, trainings, paired comparisons and verdicts.
+"""The researcher's functions: archived and live runs as tidy frames, trainings, paired comparisons
+and verdicts.
 
-They stand at the top of the package: `seqlib.load`, `seqlib.curves`, `seqlib.train`, `seqlib.compare`, `seqlib.verdicts`.
+They stand at the top of the package: `seqlib.load`, `seqlib.curves`, `seqlib.train`,
+`seqlib.compare`, `seqlib.verdicts`, and `seqlib.interval` and `seqlib.build`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,65 +19,65 @@ from seqlib.store import Store
 
 
 def load(study: str, experiment: str | Iterable[str] | None = None) -> pd.DataFrame:
-    """The archived runs of a study as a tidy frame: a row a run, its settings and metrics as columns.
+    """The archived runs of a study as a tidy frame: a row a run, its settings and metrics as
+    columns.
 
-    experiment: a name out of the study's plan.yaml, or several; without one, every archived run, and the column `experiment`
-    says where it belongs (a run of two experiments then has two rows: group by `experiment` before you average).
-    Raises UsageError on an unknown study or experiment. An archive without such runs gives an empty frame.
+    experiment: a name out of the study's plan.yaml, or several; without one, every archived run,
+    and the column `experiment` says where it belongs (a run of two experiments then has two rows:
+    group by `experiment` before you average). Raises UsageError on an unknown study or experiment.
+    An archive without such runs gives an empty frame.
 
     >>> runs = seqlib.load("airline", "published")
     >>> len(runs), float(runs[runs.arm == "lstm"].test_mae.mean().round(1))
     (150, 65.1)
     """
     names = frames.chosen(study, experiment)
-    return frames.frame(study, frames.archived(study, names), _members(study, names))
+    return frames.frame(study, frames.archived(study, names), plan.archived(study, names))
 
 
-def curves(study: str, name: str, experiment: str | Iterable[str] | None = None, runs: pd.DataFrame | None = None) -> pd.DataFrame:
+def curves(study: str, name: str, experiment: str | Iterable[str] | None = None,
+           runs: pd.DataFrame | None = None) -> pd.DataFrame:
     """One curve of every run as a long frame: experiment, arm, label, seed, key, x (from 0), value.
 
-    name: such as "train_loss"; `runs`, a frame of `load` or `train`, takes the curves of just these runs, of a live store too.
-    Raises UsageError, with the names that there are, where no run has such a curve.
+    name: such as "train_loss"; `runs`, a frame of `load` or `train`, takes the curves of just these
+    runs, of a live store too. Raises UsageError, with the names that there are, where no run has
+    such a curve.
 
     >>> losses = seqlib.curves("airline", "val_loss", "published")
     >>> list(losses.columns)
     ['experiment', 'arm', 'label', 'seed', 'key', 'x', 'value']
     """
-    if runs is not None:
-        keys = dict.fromkeys(runs.key)
-        records = [record for record in (_find(study, key) for key in keys) if record is not None]
-        members = runs.groupby("key").experiment.agg(list).to_dict() if len(runs) else {}
-    else:
+    if runs is None:
         names = frames.chosen(study, experiment)
-        records, members = frames.archived(study, names), _members(study, names)
+        records, members = frames.archived(study, names), plan.archived(study, names)
+    else:
+        _check_frame(runs, "key", "experiment")
+        members = runs.groupby("key", sort=False).experiment.unique().to_dict()
+        records = frames.stored(study, members, Store.live(), Store.archive())
+        if members and not records:
+            raise UsageError(f"no run of this frame is one of {study}")
     known = sorted({curve for record in records for curve in record.curves})
     if records and name not in known:
         raise nearest(f"curve of {study}", name, known)
     return frames.curve_frame(study, records, name, members)
 
 
-def _find(study: str, key: str):
-    for store in (Store.live(), Store.archive()):
-        record = store.by_key(study, key)
-        if record is not None:
-            return record
-    return None
-
-
-def _members(study: str, names: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name in names:
-        for spec in plan.specs(study, name):
-            found.setdefault(spec.key, []).append(name)
-    return found
+def _check_frame(runs: Any, *columns: str) -> None:
+    """Raises UsageError on what is no frame of runs, or lacks one of these columns."""
+    if not isinstance(runs, pd.DataFrame):
+        raise UsageError(f"wants a frame as seqlib.load gives it, got {type(runs).__name__}")
+    for column in columns:
+        if column not in runs.columns:
+            raise nearest("column", column, runs.columns)
 
 
 def train(study: str, experiment: str = "live", workers: int = 1, **settings: Any) -> pd.DataFrame:
-    """Train what has no current record in the scratch store yet, and return the runs as `load` does.
+    """Train what has no current record in the scratch store yet; returns the runs as `load` does.
 
-    settings: fields of the study's spec, a value or a list of values to run each of; `seed=3` means the seeds 0 to 2. What is
-    not named is as in the plan's experiment. The archive is neither read nor written. The frame's `attrs["trained"]` says how
-    many runs were trained now. Raises UsageError on an unknown field, an unknown arm or a value that is not allowed.
+    settings: fields of the study's spec, a value or a list of values to run each of; `seed=3` means
+    the seeds 0 to 2. What is not named is as in the plan's experiment. The archive is neither read
+    nor written. The frame's `attrs["trained"]` says how many runs were trained now. Raises
+    UsageError on an unknown field, an unknown arm or a value that is not allowed.
 
     >>> live = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=3)
     >>> len(live)
@@ -85,19 +87,20 @@ def train(study: str, experiment: str = "live", workers: int = 1, **settings: An
 
     specs, new = plan.overridden(study, experiment, settings), []
     records = sweep(specs, Store.live(), workers=workers, trained=new, redo_older=True)
-    out = frames.frame(study, records, {record.key: [experiment] for record in records})
-    out.attrs["trained"] = len({record.key for record in new})
-    out.attrs["machine"] = records[0].provenance["machine"] if records else {}
-    return out
+    runs = frames.frame(study, records, {record.key: [experiment] for record in records})
+    runs.attrs["trained"] = len({record.key for record in new})
+    runs.attrs["machine"] = records[0].provenance["machine"] if records else {}
+    return runs
 
 
 @dataclass(frozen=True)
 class Effect:
     """By how much A exceeds B over paired seeds.
 
-    mean, low, high: the mean difference A - B with its 95% interval. p: two-sided sign-flip test. n: pairs. better: the
-    probability that a run of A has the lower value. verdict: "A is lower", "A is higher" or "no clear difference"; with fewer
-    than six pairs "too few seeds", since no two-sided sign-flip test can then reach p < 0.05."""
+    mean, low, high: the mean difference A - B with its 95% interval. p: two-sided sign-flip test.
+    n: pairs. better: the probability that a run of A has the lower value. verdict: "A is lower",
+    "A is higher" or "no clear difference"; with fewer than six pairs "too few seeds", since no
+    two-sided sign-flip test can then reach p < 0.05."""
 
     a: str
     b: str
@@ -111,10 +114,10 @@ class Effect:
     verdict: str
 
     def text(self, digits: int = 1, sign: int = 1, scale: float = 1) -> str:
-        """`mean [low, high]`, for a sentence; `sign` -1 turns it round, `scale` changes the unit."""
-        ends = sorted((sign * scale * self.low, sign * scale * self.high))
+        """`mean [low, high]`, for a sentence; `sign` -1 turns it round, `scale` is of the unit."""
+        low, high = sorted((sign * scale * self.low, sign * scale * self.high))
         mean = f"{sign * scale * self.mean:.{digits}f}"
-        return mean if np.isnan(ends[0]) else f"{mean} [{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
+        return mean if np.isnan(low) else f"{mean} [{low:.{digits}f}, {high:.{digits}f}]"
 
     @property
     def interval(self) -> str:
@@ -124,58 +127,76 @@ class Effect:
 def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") -> Effect:
     """The paired effect of A over B in a frame of runs: A less B, seed by seed.
 
-    a, b: two values of column `by`. The frame has to hold one run a seed of each. p is not adjusted for other comparisons.
-    Raises UsageError on an unknown metric, on a name that no run has, and where a seed has several runs.
+    a, b: two values of column `by`. The frame has to hold one run a seed of each. p is not adjusted
+    for other comparisons. Raises UsageError on an unknown metric, on a name that no run has, and
+    where a seed has several runs.
 
     >>> runs = seqlib.load("airline", "published")
     >>> effect = seqlib.compare(runs, "test_mae", "rope", "lstm")
     >>> effect.n, effect.verdict
     (30, 'rope is lower')
     """
+    _check_frame(runs, "seed", by)
     numbers = [name for name in runs.columns if pd.api.types.is_numeric_dtype(runs[name])]
-    if metric not in runs.columns:
+    if len(runs) and metric not in runs.columns:
         raise nearest("metric", metric, numbers)
-    sides = []
-    for name in (a, b):
-        own = runs[runs[by] == name]
-        if own.empty and len(runs):
-            raise nearest(by, name, sorted(map(str, runs[by].unique())))
-        if own.duplicated("seed").any():
-            differing = [c for c in own.columns if c not in ("key", metric) and own[c].astype(str).nunique() > 1 and c != "seed"]
-            raise UsageError(f"{name!r} has several runs of one seed, which differ in {', '.join(differing[:4])}; choose one "
-                             "experiment, or filter the frame")
-        sides.append(own.set_index("seed")[metric])
-    pairs = pd.concat(sides, axis=1, keys=["a", "b"]).dropna().astype(float)
+    sides = [_by_seed(runs, metric, by, name) for name in (a, b)]
+    try:
+        pairs = pd.concat(sides, axis=1, keys=["a", "b"]).dropna().astype(float)
+    except ValueError:  # a text
+        raise nearest("metric", metric, numbers) from None
     if pairs.empty:
-        return Effect(a, b, metric, *[float("nan")] * 4, 0, float("nan"), "no pairs")
+        nan = float("nan")
+        return Effect(a, b, metric, mean=nan, low=nan, high=nan, p=nan, n=0, better=nan,
+                      verdict="no pairs")
     difference = (pairs.a - pairs.b).to_numpy()
+    mean, p = float(difference.mean()), stats.sign_flip_p(difference)
     low, high = stats.bca_interval(difference)
-    p = stats.sign_flip_p(difference)
     if len(pairs) < stats.MINIMUM:
         verdict = "too few seeds"
     elif p >= 0.05:
         verdict = "no clear difference"
     else:
-        verdict = f"{a} is {'lower' if difference.mean() < 0 else 'higher'}"
-    return Effect(a, b, metric, float(difference.mean()), low, high, p, len(pairs),
-                  stats.improvement_probability(pairs.a, pairs.b), verdict)
+        verdict = f"{a} is {'lower' if mean < 0 else 'higher'}"
+    return Effect(a, b, metric, mean=mean, low=low, high=high, p=p, n=len(pairs),
+                  better=stats.improvement_probability(pairs.a, pairs.b), verdict=verdict)
+
+
+def _by_seed(runs: pd.DataFrame, metric: str, by: str, name: str) -> pd.Series:
+    """The metric of the runs whose column `by` is `name`, by seed. Raises UsageError without such
+    runs, and where a seed has several."""
+    if runs.empty:
+        return pd.Series(dtype=float)
+    side = runs[runs[by] == name]
+    if side.empty:
+        raise nearest(by, name, sorted(map(str, runs[by].unique())))
+    if side.duplicated("seed").any():
+        columns = side.drop(columns=["seed", metric, "key"], errors="ignore").astype(str)
+        differing = [column for column in columns if columns[column].nunique() > 1]
+        raise UsageError(f"{name!r} has several runs of one seed, which differ in "
+                         f"{', '.join(differing[:4]) or 'nothing'}; choose one experiment, or "
+                         "filter the frame")
+    return side.set_index("seed")[metric]
 
 
 def verdicts(study: str | None = None) -> pd.DataFrame:
     """The verdict on every claim of a study, or of all: a row a claim, by its id.
 
-    Columns as in `seqlib claims --json`: study, kind, says, verdict, seeds, ours, ci, p, p_holm, reason, and others.
+    Columns as in `seqlib claims --json`: study, kind, says, verdict, seeds, ours, ci, p, p_holm,
+    reason, and others. Raises UsageError on an unknown study.
 
     >>> seqlib.verdicts("airline").loc["A01", "verdict"]
     'reproduced'
     """
     from seqlib import claims, ledger
 
-    return pd.DataFrame(ledger.as_rows(claims.ledger([study] if study else None))).set_index("id", drop=False)
+    rows = ledger.as_rows(claims.ledger([study] if study else None))
+    return pd.DataFrame(rows, columns=ledger.COLUMNS).set_index("id", drop=False)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean, for seaborn's `errorbar=seqlib.interval`; of fewer than two values the value itself."""
+    """95% interval of the mean, for seaborn's `errorbar=seqlib.interval`; of fewer than two values
+    the value itself."""
     values = np.asarray(values, float)
     if not len(values):
         return float("nan"), float("nan")
@@ -183,17 +204,13 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return (float(values.mean()), float(values.mean())) if np.isnan(low) else (low, high)
 
 
-def seeds_of(runs: pd.DataFrame) -> int:
-    """The least number of seeds that a label of the frame has."""
-    return int(runs.groupby("label").seed.nunique().min()) if len(runs) else 0
-
-
 def build(study: str, **settings: Any):
-    """A fresh model of an arm as its runs start from it: `seqlib.build("airline", arm="rope", seed=3)`.
+    """A fresh model of an arm as its runs start from it.
 
-    Raises UsageError on an unknown arm or setting, SeqlibError where a study builds its models inside its runs."""
-    specs = plan.expand(study, {**settings, "seed": [settings.get("seed", 0)]})
+    `seqlib.build("shakespeare", arm="lstm", seed=3)`. Raises UsageError on an unknown arm or
+    setting, SeqlibError where a study builds its models inside its runs."""
     kind = studies.get(study)
+    spec = plan.one(kind, {"seed": 0, **settings})
     if kind.build is None:
         raise SeqlibError(f"the study {study} has no build function; see seqlib/studies/{study}")
-    return studies.initial(lambda: kind.build(specs[0]), specs[0].seed)
+    return studies.initial(lambda: kind.build(spec), spec.seed)

@@ -36,18 +36,45 @@ def test_an_archive_without_runs_gives_an_empty_frame_with_the_settings():
     assert seqlib.curves("airline", "val_loss", "published").empty
 
 
+def published():
+    return seqlib.load("airline", "published")
+
+
 @pytest.mark.parametrize("call, problem", [
     (lambda: seqlib.load("airlin"), "did you mean 'airline'"),
+    (lambda: seqlib.load(3), "unknown study 3"),
     (lambda: seqlib.load("airline", "publishd"), "did you mean 'published'"),
+    (lambda: seqlib.load("airline", 3), "unknown experiment of airline 3"),
     (lambda: seqlib.load("airline", "live"), "not archived"),
     (lambda: seqlib.curves("airline", "val_los", "published"), "did you mean 'val_loss'"),
-    (lambda: seqlib.train("airline", arm="lstn"), "lstn"),
+    (lambda: seqlib.curves("airline", "val_loss", runs=3), "wants a frame"),
+    (lambda: seqlib.curves("airline", "val_loss", runs=pd.DataFrame({"a": [1]})), "column 'key'"),
+    (lambda: seqlib.curves("gpt2", "val_loss", runs=published()), "no run .* is one of gpt2"),
+    (lambda: seqlib.train("airline", arm="lstn"), "did you mean 'lstm'"),
+    (lambda: seqlib.train("airline", arm={"lstm"}), "unknown arm"),
+    (lambda: seqlib.train("airline", arm=[]), "empty list"),
+    (lambda: seqlib.train("airline", arms=["lstm"]), "did you mean 'arm'"),
     (lambda: seqlib.train("airline", epoch=3), "did you mean 'epochs'"),
     (lambda: seqlib.train("airline", epochs=0), "epochs"),
+    (lambda: seqlib.train("airline", epochs=True), "epochs: wants int"),
+    (lambda: seqlib.train("airline", protocol="rollin"), "did you mean 'rolling'"),
+    (lambda: seqlib.train("airline", lr={"lstn": 1e-3}), "arm in lr 'lstn'; did you mean 'lstm'"),
+    (lambda: seqlib.train("airline", seed=2.0), "seed is a number of seeds"),
     (lambda: seqlib.train("airline", "lives"), "did you mean 'live'"),
-    (lambda: seqlib.compare(seqlib.load("airline", "published"), "test_ms", "rope", "lstm"), "did you mean 'test_mse'"),
-    (lambda: seqlib.compare(seqlib.load("airline", "published"), "test_mse", "rope", "lstn"), "did you mean 'lstm'"),
-    (lambda: seqlib.compare(seqlib.load("airline"), "test_mse", "rope", "lstm"), "several runs of one seed.*experiment"),
+    (lambda: seqlib.train("airline", ["live"]), "unknown experiment"),
+    (lambda: seqlib.train("airline", "smoke", arm="lstm", workers=0), "workers is 0"),
+    (lambda: seqlib.train("airline", "smoke", arm="lstm", workers="2"), "workers is '2'"),
+    (lambda: seqlib.compare(3, "test_mse", "rope", "lstm"), "wants a frame"),
+    (lambda: seqlib.compare(published(), "test_ms", "rope", "lstm"), "did you mean 'test_mse'"),
+    (lambda: seqlib.compare(published(), "label", "rope", "lstm"), "unknown metric 'label'"),
+    (lambda: seqlib.compare(published(), "test_mse", "rope", "lstn"), "did you mean 'lstm'"),
+    (lambda: seqlib.compare(published(), "test_mse", "rope", "lstm", by="arms"), "mean 'arm'"),
+    (lambda: seqlib.compare(seqlib.load("airline"), "test_mse", "rope", "lstm"),
+     "several runs of one seed.*experiment"),
+    (lambda: seqlib.build("shakespeare", arm="lstn"), "did you mean 'lstm'"),
+    (lambda: seqlib.build("shakespeare", arm=["lstm", "gru"]), "unknown arm"),
+    (lambda: seqlib.build("shakespeare", arm="lstm", seed=[1, 2]), "seed"),
+    (lambda: seqlib.build("shakespeare"), "arm: Field required"),
     (lambda: seqlib.verdicts("nope"), "unknown study"),
 ])
 def test_a_misspelling_is_one_line_with_the_nearest_name(archive, call, problem):
@@ -56,20 +83,28 @@ def test_a_misspelling_is_one_line_with_the_nearest_name(archive, call, problem)
     assert "\n" not in str(caught.value)
 
 
+def test_an_experiment_that_is_named_twice_counts_once(archive):
+    assert len(seqlib.load("airline", ["published", "published"])) == 150
+
+
 def test_compare_pairs_by_seed_and_decides_without_a_family():
     runs = pd.DataFrame({"label": ["a"] * 8 + ["b"] * 8, "seed": [*range(8), *range(8)],
                          "loss": [1.0] * 8 + [2.0 + i / 9 for i in range(8)]})
     effect = seqlib.compare(runs, "loss", "a", "b")
-    assert effect.n == 8 and effect.verdict == "a is lower" and effect.p < 0.05 and effect.low < effect.mean < effect.high < 0
+    assert effect.n == 8 and effect.verdict == "a is lower" and effect.p < 0.05
+    assert effect.low < effect.mean < effect.high < 0
     assert seqlib.compare(runs, "loss", "b", "a").verdict == "b is higher"
     assert seqlib.compare(runs[runs.seed < 3], "loss", "a", "b").verdict == "too few seeds"
     assert effect.text(digits=2, sign=-1) == "1.39 [1.21, 1.56]"
     assert seqlib.compare(runs[:0], "loss", "a", "b").verdict == "no pairs"
+    empty = seqlib.load("airline", "published")  # the archive of this test has no runs
+    assert seqlib.compare(empty, "test_mse", "rope", "lstm").verdict == "no pairs"
 
 
 def test_train_returns_the_frame_of_load_and_trains_once():
     live = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=2)
-    assert len(live) == 4 and live.attrs["trained"] == 4 and set(live.arm) == {"lstm", "rope"} and live.current.all()
+    assert len(live) == 4 and live.attrs["trained"] == 4 and live.current.all()
+    assert set(live.arm) == {"lstm", "rope"}
     again = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=2)
     assert again.attrs["trained"] == 0 and again.test_mse.tolist() == live.test_mse.tolist()
     losses = seqlib.curves("airline", "train_loss", runs=live)
@@ -97,5 +132,5 @@ def test_the_examples_of_the_docstrings_are_true(archive):
 
     from seqlib import api
 
-    found = doctest.testmod(api, extraglobs={"seqlib": seqlib}, optionflags=doctest.NORMALIZE_WHITESPACE)
+    found = doctest.testmod(api, extraglobs={"seqlib": seqlib})
     assert found.attempted >= 9 and not found.failed
