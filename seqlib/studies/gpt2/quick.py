@@ -1,7 +1,8 @@
-"""Layers of peft and transformers exchanged for ones of the same arithmetic in fewer passes through memory.
+"""Layers of peft and transformers exchanged for ones of the same arithmetic in fewer passes through
+memory.
 
-Parameters, their names and what is saved stay as they are; on a GPU, and wherever a layer is more than its plain form, the
-code of peft and transformers runs.
+Parameters, their names and what is saved stay as they are; on a GPU, and wherever a layer is more
+than its plain form, the code of peft and transformers runs.
 """
 
 from peft.tuners.lora.layer import Linear
@@ -27,7 +28,8 @@ class Adapted(Linear):
     def forward(self, x: Tensor, *args, **more) -> Tensor:
         weight, names = self.base_layer.weight, self.active_adapters
         plain = len(names) == 1 and names[0] not in self.lora_variant and not (args or more)
-        if not plain or self.merged or self.disable_adapters or weight.requires_grad or not fused.serves(x, weight):
+        plain = plain and not (self.merged or self.disable_adapters or weight.requires_grad)
+        if not plain or not fused.serves(x, weight):
             return super().forward(x, *args, **more)
         a, b, dropout = (own[names[0]] for own in (self.lora_A, self.lora_B, self.lora_dropout))
         rate = dropout.p if isinstance(dropout, nn.Dropout) and self.training else 0.0
@@ -48,7 +50,11 @@ def quicken(model: nn.Module) -> None:
             for adapter, own in layer.items():
                 if isinstance(own, nn.Dropout):
                     layer[adapter] = Dropout(own.p)
-        elif type(layer) is Linear and type(layer.base_layer) is nn.Linear and layer.base_layer.bias is None:
-            layer.__class__ = Adapted  # the same object, so that peft finds, saves and merges it as ever
+        elif type(layer) is Linear and _is_plain(layer.base_layer):
+            layer.__class__ = Adapted  # the same object: peft finds, saves and merges it as ever
         elif type(layer) is LlamaRMSNorm:
             layer.__class__ = RMSNorm
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    return type(layer) is nn.Linear and layer.bias is None
