@@ -1,7 +1,12 @@
-"""Gate arithmetic of stacked LSTM and GRU layers, one pass over memory a step (numba); products stay with torch.
+"""Gate arithmetic of K LSTM or GRU layers at once, one pass over memory a time step (numba).
 
-Every kernel walks one time step t of arrays (K, T, B, ...). No approximation anywhere: the nonlinearities are torch's
-own, taken between the passes, and the backward passes need none because the activations are kept.
+The equations are those of `nn.LSTM` and `nn.GRU`. Matrix products and nonlinearities stay with
+torch, between the passes: see `seqlib.models.stacked`. Nothing is approximated, and the backward
+passes need no nonlinearity, because the activations are kept.
+
+Each kernel works on time step t of arrays (K, T, B, ...): K seeds at once, T time, B batch, C
+channels. `gates` holds i, f, g, o of an LSTM (K, T, B, 4C) or r, z, n of a GRU (K, T, B, 3C), both
+before and after nonlinearities. `cells`, and a GRU's `states`, have T + 1 steps: the first is zero.
 """
 
 import numba
@@ -11,7 +16,8 @@ _jit = numba.njit(cache=True, fastmath=True, nogil=True, error_model="numpy")
 
 @_jit
 def lstm_gather(gates, recurrent, bias, t):
-    """gates[:, t] += recurrent (K, B, 4C) + bias (K, 4C); the cell gate is doubled: one sigmoid serves all four."""
+    """gates[:, t] += recurrent (K, B, 4C) + bias (K, 4C). g is doubled, so that one sigmoid serves
+    all four gates: tanh(x) = 2 sigmoid(2x) - 1, which `lstm_mix` takes."""
     K, _, B, C4 = gates.shape
     C = C4 // 4
     for k in range(K):
@@ -24,7 +30,7 @@ def lstm_gather(gates, recurrent, bias, t):
 
 @_jit
 def lstm_mix(gates, cells, t):
-    """cells[:, t + 1] = f c + i g, with g = tanh from the doubled sigmoid, written back."""
+    """cells[:, t + 1] = f c + i g, with g = tanh from the sigmoid of the double, written back."""
     K, _, B, C4 = gates.shape
     C = C4 // 4
     for k in range(K):
@@ -32,12 +38,13 @@ def lstm_mix(gates, cells, t):
             for j in range(C):
                 g = 2 * gates[k, t, b, 2 * C + j] - 1
                 gates[k, t, b, 2 * C + j] = g
-                cells[k, t + 1, b, j] = gates[k, t, b, C + j] * cells[k, t, b, j] + gates[k, t, b, j] * g
+                cells[k, t + 1, b, j] = (gates[k, t, b, C + j] * cells[k, t, b, j]
+                                         + gates[k, t, b, j] * g)
 
 
 @_jit
 def lstm_out(gates, squashed, states, t):
-    """states[:, t] = o tanh(c)"""
+    """states[:, t] = o tanh(c), with tanh(c) in `squashed` (K, T, B, C)."""
     K, _, B, C = states.shape
     for k in range(K):
         for b in range(B):
@@ -47,19 +54,24 @@ def lstm_out(gates, squashed, states, t):
 
 @_jit
 def lstm_back(gates, cells, squashed, grad, carried, grad_c, delta, t):
-    """delta[:, t]: gradient at the gates before their nonlinearity. `carried` (K, B, C) comes back through h[t + 1],
-    `grad_c` (K, B, C) through c[t + 1] and is updated; `squashed` is tanh of the cells."""
+    """Fill delta[:, t] (K, B, 4C), the gradient at the gates before their nonlinearity.
+
+    `grad` (K, T, B, C) comes from the layer's output, `carried` (K, B, C) through h[t + 1] and
+    `grad_c` (K, B, C) through c[t + 1]; `grad_c` is updated. `squashed` is tanh of the cells."""
     K, _, B, C4 = gates.shape
     C = C4 // 4
     for k in range(K):
         for b in range(B):
-            # Short loops of few arrays each: LLVM vectorises a loop only while it can check that they do not overlap.
+            # Short loops over few arrays: LLVM vectorises a loop only while it can check that its
+            # arrays do not overlap.
             for j in range(C):
                 s = squashed[k, t, b, j]
-                grad_c[k, b, j] += (grad[k, t, b, j] + carried[k, b, j]) * gates[k, t, b, 3 * C + j] * (1 - s * s)
+                grad_c[k, b, j] += ((grad[k, t, b, j] + carried[k, b, j])
+                                    * gates[k, t, b, 3 * C + j] * (1 - s * s))
             for j in range(C):
-                o, h = gates[k, t, b, 3 * C + j], grad[k, t, b, j] + carried[k, b, j]
-                delta[k, t, b, 3 * C + j] = h * squashed[k, t, b, j] * o * (1 - o)
+                o = gates[k, t, b, 3 * C + j]
+                grad_h = grad[k, t, b, j] + carried[k, b, j]
+                delta[k, t, b, 3 * C + j] = grad_h * squashed[k, t, b, j] * o * (1 - o)
             for j in range(C):
                 i = gates[k, t, b, j]
                 delta[k, t, b, j] = grad_c[k, b, j] * gates[k, t, b, 2 * C + j] * i * (1 - i)
@@ -75,7 +87,7 @@ def lstm_back(gates, cells, squashed, grad, carried, grad_c, delta, t):
 
 @_jit
 def gru_gather(gates, recurrent, t):
-    """Reset and update gates of gates[:, t] += recurrent (K, B, 3C)."""
+    """gates[:, t] += recurrent (K, B, 3C) for the reset and update gates."""
     K, _, B, C3 = gates.shape
     for k in range(K):
         for b in range(B):
@@ -85,7 +97,7 @@ def gru_gather(gates, recurrent, t):
 
 @_jit
 def gru_reset(gates, recurrent, candidates, t):
-    """Candidate n before its tanh: input part + r * (W_hn h + b_hn), the latter kept in candidates[:, t]."""
+    """Candidate n before its tanh: input part + r (W_hn h + b_hn), kept in `candidates`."""
     K, _, B, C3 = gates.shape
     C = C3 // 3
     for k in range(K):
@@ -97,7 +109,7 @@ def gru_reset(gates, recurrent, candidates, t):
 
 @_jit
 def gru_mix(gates, states, t):
-    """states[:, t + 1] = (1 - z) n + z h"""
+    """states[:, t + 1] = (1 - z) n + z h, written as n + z (h - n)."""
     K, _, B, C3 = gates.shape
     C = C3 // 3
     for k in range(K):
@@ -109,8 +121,11 @@ def gru_mix(gates, states, t):
 
 @_jit
 def gru_back(gates, states, candidates, grad, carried, delta_x, delta_h, t):
-    """Gradients at the gates, on the input side and on the recurrent side. `carried` (K, B, C) comes back through
-    the products of h[t + 1]; on return it holds the part of the gradient at h[t] that goes through z alone."""
+    """Fill delta_x[:, t] and delta_h[:, t] (K, B, 3C): gradients at the input products and at the
+    recurrent products, which differ because r multiplies only the recurrent part of n.
+
+    `carried` (K, B, C) comes back through the products of h[t + 1]; on return it holds the part of
+    the gradient at h[t] that goes through z alone."""
     K, _, B, C3 = gates.shape
     C = C3 // 3
     for k in range(K):
@@ -122,7 +137,8 @@ def gru_back(gates, states, candidates, grad, carried, delta_x, delta_h, t):
                 delta_x[k, t, b, 2 * C + j] = carried[k, b, j] * (1 - z) * (1 - n * n)
             for j in range(C):
                 r = gates[k, t, b, j]
-                delta_x[k, t, b, j] = delta_x[k, t, b, 2 * C + j] * candidates[k, t, b, j] * r * (1 - r)
+                delta_n = delta_x[k, t, b, 2 * C + j]
+                delta_x[k, t, b, j] = delta_n * candidates[k, t, b, j] * r * (1 - r)
             for j in range(C):
                 z, n = gates[k, t, b, C + j], gates[k, t, b, 2 * C + j]
                 delta_x[k, t, b, C + j] = carried[k, b, j] * (states[k, t, b, j] - n) * z * (1 - z)

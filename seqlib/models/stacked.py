@@ -1,13 +1,15 @@
-"""The airline forecasters for K seeds at once: every weight has a leading axis K and every product is batched over it.
+"""The airline forecasters for K seeds at once: a first axis K that products are batched over.
 
-Training thirty seeds of a 34k-parameter model one after another spends its time on the overhead of small operations;
-one batched product does the same arithmetic thirty times larger. Two more savings change no result: weight gradients
-of a recurrent layer are one product over all time steps (not T small ones that autograd would add up), and the
-attention block computes queries and feed-forward for the last step alone, which is all that the head reads.
+Training thirty small models one after another spends its time on the overhead of small operations;
+one batched product does the same arithmetic thirty times larger. Two more savings change no result:
+the weight gradient of a recurrent layer is one product over all time steps, not T small ones for
+autograd to sum, and the attention block computes queries and feed-forward for the last step alone,
+which is all that the head reads.
 
-`forward(model, params, x, masks)` maps windows x (K, B, T) to forecasts (K, B). `params` are the reference module's
-own parameters, stacked by `torch.func.stack_module_state`; `masks` are dropout masks (zero or 1/keep), one a seed, or
-None in evaluation. `mask_shapes` names the masks a model draws, by shape behind (K, B).
+`params` are the reference module's weights, stacked by `torch.func.stack_module_state`. `masks` are
+dropout masks, zero or 1 / (1 - rate), None in evaluation; `mask_shapes` gives their names and their
+shapes after (K, B). Shapes: K seeds, B batch, T months, I inputs and O outputs of a layer,
+C channels, H heads, D head width.
 """
 
 import math
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqlib.models import cells as cell_kernels
-from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster, rotary_angles, rotate_pairs
+from seqlib.models.forecast import RecurrentForecaster, rotary_angles, rotate_pairs
 
 Params = dict[str, Tensor]
 
@@ -28,18 +30,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class StackedLSTM(torch.autograd.Function):
-    """One LSTM layer of K models; x (K, T, B, I) -> states (K, T, B, C). Gate order i, f, g, o, as in `nn.LSTM`."""
+    """One LSTM layer of K models: x (K, T, B, I), w_ih (K, 4C, I), w_hh (K, 4C, C), bias (K, 4C)
+    -> states (K, T, B, C). Gates are i, f, g, o in this sequence, as in `nn.LSTM`."""
 
     @staticmethod
     def forward(ctx, x, w_ih, w_hh, bias):
         K, T, B, _ = x.shape
         C = w_hh.shape[-1]
         gates = torch.bmm(x.flatten(1, 2), w_ih.mT).view(K, T, B, 4 * C)
-        states, squashed, cells = x.new_empty(K, T, B, C), x.new_empty(K, T, B, C), x.new_zeros(K, T + 1, B, C)
-        recurrent, w = x.new_zeros(K, B, 4 * C), w_hh.mT.contiguous()
+        states = x.new_empty(K, T, B, C)
+        squashed = x.new_empty(K, T, B, C)  # tanh of the cells
+        cells = x.new_zeros(K, T + 1, B, C)  # index 0 is before the first step
+        recurrent = x.new_zeros(K, B, 4 * C)
+        w = w_hh.mT.contiguous()
         gather = (gates.numpy(), recurrent.numpy(), bias.detach().numpy())
-        mix, out = (gates.numpy(), cells.numpy()), (gates.numpy(), squashed.numpy(), states.numpy())
-        for t, (gate, cell, squash) in enumerate(zip(gates.unbind(1), cells.unbind(1)[1:], squashed.unbind(1))):
+        mix = (gates.numpy(), cells.numpy())
+        out = (gates.numpy(), squashed.numpy(), states.numpy())
+        steps = zip(gates.unbind(1), cells.unbind(1)[1:], squashed.unbind(1))
+        for t, (gate, cell, squash) in enumerate(steps):
             if t:
                 torch.bmm(states[:, t - 1], w, out=recurrent)
             cell_kernels.lstm_gather(*gather, t)
@@ -55,8 +63,10 @@ class StackedLSTM(torch.autograd.Function):
         x, w_ih, w_hh, gates, cells, squashed, states = ctx.saved_tensors
         K, T, B, C = states.shape
         delta = torch.empty_like(gates)  # gradient at the gates before their nonlinearity
-        carried, grad_c = x.new_zeros(K, B, C), x.new_zeros(K, B, C)
-        arrays = [a.numpy() for a in (gates, cells, squashed, grad.contiguous(), carried, grad_c, delta)]
+        carried = x.new_zeros(K, B, C)  # gradient at the state, through the next step's gates
+        grad_c = x.new_zeros(K, B, C)  # gradient at the cell, through the next step's cell
+        tensors = (gates, cells, squashed, grad.contiguous(), carried, grad_c, delta)
+        arrays = [tensor.numpy() for tensor in tensors]
         for t in reversed(range(T)):
             cell_kernels.lstm_back(*arrays, t)
             if t:
@@ -69,7 +79,8 @@ class StackedLSTM(torch.autograd.Function):
 
 
 class StackedGRU(torch.autograd.Function):
-    """One GRU layer of K models; x (K, T, B, I) -> states (K, T, B, C). Gate order r, z, n, as in `nn.GRU`."""
+    """One GRU layer of K models: x (K, T, B, I), w_ih (K, 3C, I), w_hh (K, 3C, C), biases (K, 3C)
+    -> states (K, T, B, C). Gates are r, z, n in this sequence, as in `nn.GRU`."""
 
     @staticmethod
     def forward(ctx, x, w_ih, w_hh, b_ih, b_hh):
@@ -93,8 +104,11 @@ class StackedGRU(torch.autograd.Function):
     def backward(ctx, grad):
         x, w_ih, w_hh, gates, states, candidates = ctx.saved_tensors
         K, T, B, C = candidates.shape
-        delta_x, delta_h, carried = torch.empty_like(gates), torch.empty_like(gates), x.new_zeros(K, B, C)
-        arrays = [a.numpy() for a in (gates, states, candidates, grad.contiguous(), carried, delta_x, delta_h)]
+        delta_x = torch.empty_like(gates)  # gradient at the gates' input products
+        delta_h = torch.empty_like(gates)  # gradient at their recurrent products
+        carried = x.new_zeros(K, B, C)  # gradient at the state, through the next step
+        tensors = (gates, states, candidates, grad.contiguous(), carried, delta_x, delta_h)
+        arrays = [tensor.numpy() for tensor in tensors]
         for t in reversed(range(T)):
             cell_kernels.gru_back(*arrays, t)
             if t:
@@ -106,12 +120,14 @@ class StackedGRU(torch.autograd.Function):
         return grad_x, grad_ih, grad_hh, flat_x.sum(1), flat_h.sum(1)
 
 
-def recurrent_forward(model: RecurrentForecaster, params: Params, x: Tensor, masks: Params | None) -> Tensor:
+def recurrent_forward(model, params: Params, x: Tensor, masks: Params | None) -> Tensor:
+    """`forward` of a `RecurrentForecaster`."""
     h = x.mT.unsqueeze(-1).contiguous()  # (K, T, B, 1)
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     for layer in range(model.rnn.num_layers):
-        w_ih, w_hh, b_ih, b_hh = (params[f"rnn.{n}_l{layer}"] for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        w_ih, w_hh, b_ih, b_hh = (params[f"rnn.{name}_l{layer}"] for name in names)
         if layer and masks is not None:
-            h = h * masks["between"].transpose(1, 2)  # drawn (K, B, T, C)
+            h = h * masks["between"].transpose(1, 2)  # drawn as (K, B, T, C)
         if model.kind == "lstm":
             h = StackedLSTM.apply(h, w_ih, w_hh, b_ih + b_hh)
         else:
@@ -120,22 +136,27 @@ def recurrent_forward(model: RecurrentForecaster, params: Params, x: Tensor, mas
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (K, ..., C), weight and bias (K, C)."""
+    """x (K, ..., C), weight and bias (K, C) -> (K, ..., C)."""
     shape = (x.shape[0],) + (1,) * (x.dim() - 2) + (x.shape[-1],)
     return torch.addcmul(bias.view(shape), F.layer_norm(x, x.shape[-1:]), weight.view(shape))
 
 
-def attention_forward(model: AttentionForecaster, params: Params, x: Tensor, masks: Params | None,
+def attention_forward(model, params: Params, x: Tensor, masks: Params | None,
                       keep: dict | None = None) -> Tensor:
-    """As `forward`; with `keep`, the last query's attention weights (K, B, H, T) are stored in keep["weights"]."""
+    """`forward` of an `AttentionForecaster`; the last query's attention weights (K, B, H, T) go to
+    keep["weights"]."""
     K, B, T = x.shape
-    H, C = model.heads, params["project.bias"].shape[-1]
+    H = model.heads
+    C = params["project.bias"].shape[-1]
     D = C // H
     name = "attention.in_proj." if model.position == "rope" else "attention.in_proj_"
     w_in, b_in = params[name + "weight"], params[name + "bias"]
-    h = linear(x.reshape(K, B * T, 1), params["project.weight"], params["project.bias"]).view(K, B, T, C)
-    if model.table is not None:
-        h = h + (params["table"][:, None] if model.position == "learned" else model.table.to(h.dtype))
+    h = linear(x.reshape(K, B * T, 1), params["project.weight"], params["project.bias"])
+    h = h.view(K, B, T, C)
+    if model.position == "learned":
+        h = h + params["table"][:, None]
+    elif model.table is not None:
+        h = h + model.table.to(h.dtype)
     last = h[:, :, -1]  # (K, B, C)
     normed = layer_norm(h, params["norm1.weight"], params["norm1.bias"])
     q = linear(normed[:, :, -1], w_in[:, :C], b_in[:, :C]).view(K, B, H, 1, D)
@@ -144,7 +165,7 @@ def attention_forward(model: AttentionForecaster, params: Params, x: Tensor, mas
     if model.position == "rope":
         cos, sin = rotary_angles(T, D)
         q, k = rotate_pairs(q, cos[-1:], sin[-1:]), rotate_pairs(k, cos, sin)
-    scores = (q * k).sum(-1) / math.sqrt(D)  # (K, B, H, T): one query only, so a product and a sum
+    scores = (q * k).sum(-1) / math.sqrt(D)  # (K, B, H, T): one query, so a product and a sum
     if model.bias is not None:
         scores = scores + model.bias
     weights = scores.softmax(-1)
@@ -168,16 +189,19 @@ def attention_forward(model: AttentionForecaster, params: Params, x: Tensor, mas
 
 
 def forward(model, params: Params, x: Tensor, masks: Params | None = None) -> Tensor:
+    """Windows x (K, B, T) -> forecasts (K, B), with a forecaster `model` for its settings alone."""
     run = recurrent_forward if isinstance(model, RecurrentForecaster) else attention_forward
     return run(model, params, x, masks)
 
 
 def mask_shapes(model, window: int) -> dict[str, tuple[float, tuple[int, ...]]]:
-    """Dropout masks of one training window: name -> (rate, shape). The attention arms mask the last step alone."""
+    """Dropout masks of one window: name -> (rate, shape). Attention masks the last step alone."""
     if isinstance(model, RecurrentForecaster):
         shapes = {"between": (model.dropout, (window, model.rnn.hidden_size))}
     else:
         C = model.head.in_features
-        shapes = {"weights": (model.attention_dropout, (model.heads, window)), "mixed": (model.attention_dropout, (C,)),
-                  "hidden": (model.dropout, (model.up.out_features,)), "out": (model.dropout, (C,))}
+        shapes = {"weights": (model.attention_dropout, (model.heads, window)),
+                  "mixed": (model.attention_dropout, (C,)),
+                  "hidden": (model.dropout, (model.up.out_features,)),
+                  "out": (model.dropout, (C,))}
     return {name: (rate, shape) for name, (rate, shape) in shapes.items() if rate > 0}

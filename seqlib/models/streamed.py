@@ -1,34 +1,38 @@
-"""Cross-entropy of a frozen head over a large vocabulary: logits exist for a slice of the vocabulary at a time, so that the
-head's weights are read once, and the gradient of the states is gathered on the way under the running maximum and sum of the
-softmax (Milakov and Gimelshein, arXiv 1805.02867, algorithm 3; gathered as FlashAttention does its output, Dao et al.,
-arXiv 2205.14135, algorithm 1). For a head that is trained see `seqlib.models.loss`.
+"""Cross-entropy of a frozen head over a large vocabulary, for a slice of the vocabulary at a time.
 
-Shapes: N tokens, D channels, V vocabulary.
+The head's weights are read once, and the gradient of the states is gathered on the way under the
+running maximum and sum of the softmax: Milakov and Gimelshein, arXiv 1805.02867, algorithm 3;
+gathered as FlashAttention gathers its output, Dao et al., arXiv 2205.14135, algorithm 1. For a head
+that is trained see `seqlib.models.loss`. Shapes: N tokens, D channels, V vocabulary.
 """
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-COLUMNS = 4096  # words whose logits exist at once
+COLUMNS = 4096  # entries of the vocabulary whose logits exist at once
 
 
 class _StreamedCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, targets, wants_x):
+    def forward(ctx, x, weight, targets, needs_x):
         N = len(x)
-        top, total = x.new_full((N, 1), -torch.inf), x.new_zeros(N, 1)  # of exp(logits - top), so far
-        mean, slab = torch.zeros_like(x) if wants_x else None, x.new_empty(N * COLUMNS)
-        for words in weight.split(COLUMNS):
-            logits = torch.mm(x, words.T, out=slab[: N * len(words)].view(N, -1))
+        top = x.new_full((N, 1), -torch.inf)  # largest logit so far
+        total = x.new_zeros(N, 1)  # sum of exp(logits - top) so far
+        mean = torch.zeros_like(x) if needs_x else None  # of the head's rows, by the softmax
+        slab = x.new_empty(N * COLUMNS)
+        for rows in weight.split(COLUMNS):
+            logits = torch.mm(x, rows.T, out=slab[: N * len(rows)].view(N, -1))
             before, top = top, torch.maximum(top, logits.amax(-1, keepdim=True))
-            shrink, weights = before.sub_(top).exp_(), logits.sub_(top).exp_()
+            shrink = before.sub_(top).exp_()
+            weights = logits.sub_(top).exp_()
             total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
-            if wants_x:
-                mean.mul_(shrink).addmm_(weights, words)
-        own = weight[targets]
-        losses = total.log().add_(top).squeeze(1).sub_(torch.linalg.vecdot(x, own))
-        ctx.save_for_backward(mean.div_(total).sub_(own) if wants_x else None)
+            if needs_x:
+                mean.mul_(shrink).addmm_(weights, rows)
+        target_rows = weight[targets]
+        target_logits = torch.linalg.vecdot(x, target_rows)
+        losses = total.log().add_(top).squeeze(1).sub_(target_logits)
+        ctx.save_for_backward(mean.div_(total).sub_(target_rows) if needs_x else None)
         return losses
 
     @staticmethod
@@ -38,8 +42,10 @@ class _StreamedCrossEntropy(torch.autograd.Function):
 
 
 def streamed_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, in nats, of each token's logits x W^T: x (N, D), W (V, D), targets (N,) -> (N,). Differentiable once in
-    x. Raises ValueError where a gradient of W is wanted."""
+    """Cross-entropies (N,), in nats, of logits x W^T; x (N, D), weight (V, D), targets (N,) of
+    token ids. Once differentiable in x. Raises ValueError where the weight needs a gradient."""
     if torch.is_grad_enabled() and weight.requires_grad:
-        raise ValueError("streamed_cross_entropy: the weight wants a gradient; use blockwise_cross_entropy")
-    return _StreamedCrossEntropy.apply(x, weight, targets, torch.is_grad_enabled() and x.requires_grad)
+        raise ValueError(
+            "streamed_cross_entropy: the weight wants a gradient; use blockwise_cross_entropy")
+    needs_x = torch.is_grad_enabled() and x.requires_grad
+    return _StreamedCrossEntropy.apply(x, weight, targets, needs_x)

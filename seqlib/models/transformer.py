@@ -1,8 +1,9 @@
-"""Decoder-only transformer: pre-norm blocks of causal multi-head attention and a GELU feed-forward (Vaswani et al., arXiv
-1706.03762, section 3; pre-norm and final norm as in GPT-2, Radford et al. 2019, section 2.3), with learned positions or
-rotary ones (RoFormer, arXiv 2104.09864, section 3.2.2). No dropout, no biases, no weight tying.
+"""Decoder-only transformer: pre-norm blocks of causal multi-head attention and a GELU feed-forward.
 
-One product makes queries, keys and values. Shapes: B batch, T time, C channels, H heads, D head width, V vocabulary.
+Sources: Vaswani et al., arXiv 1706.03762, section 3; pre-norm and final norm as in GPT-2 (Radford
+et al. 2019, section 2.3). Positions are learned or rotary (RoFormer, arXiv 2104.09864, section
+3.2.2). No dropout, no biases, no weight tying.
+Shapes: B batch, T time, S time with the cache, C channels, H heads, D head width, V vocabulary.
 """
 
 import torch
@@ -10,15 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def rotation(T: int, D: int, start: int = 0, base: float = 10_000.0, device=None) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, D) of positions start .. start + T - 1; channel d turns with channel d + D / 2."""
+def rotation(T: int, D: int, start: int = 0, base: float = 10_000.0, device=None
+             ) -> tuple[Tensor, Tensor]:
+    """cos and sin (T, D), float64, of positions start .. start + T - 1; d turns with d + D / 2."""
     frequency = base ** (-torch.arange(0, D, 2, device=device, dtype=torch.float64) / D)
-    angle = torch.outer(torch.arange(start, start + T, device=device, dtype=torch.float64), frequency).repeat(1, 2)
+    position = torch.arange(start, start + T, device=device, dtype=torch.float64)
+    angle = torch.outer(position, frequency).repeat(1, 2)
     return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (..., T, D) turned by its positions."""
+    """x (..., T, D) turned by its positions, with cos and sin (T, D) of `rotation`."""
     first, second = x.chunk(2, -1)
     return x * cos.to(x.dtype) + torch.cat((-second, first), -1) * sin.to(x.dtype)
 
@@ -31,16 +34,21 @@ class Block(nn.Module):
         self.qkv, self.out = nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
         self.up, self.down = nn.Linear(C, F_, bias=False), nn.Linear(F_, C, bias=False)
 
-    def forward(self, x: Tensor, turn, past=None, keep: list | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """x (B, T, C) -> x, and keys and values (B, H, S, D) of all S tokens so far."""
+    def forward(self, x: Tensor, turn, past=None, keep: list | None = None) -> tuple[Tensor, tuple]:
+        """x (B, T, C) -> x, and keys and values (B, H, S, D) of all S tokens so far.
+
+        `turn` is a `rotation` or None, `past` the keys and values of earlier tokens; attention
+        weights are appended to `keep`."""
         B, T, C = x.shape
-        q, k, v = (y.view(B, T, self.H, C // self.H).transpose(1, 2) for y in self.qkv(self.norm1(x)).split(C, -1))
+        qkv = self.qkv(self.norm1(x)).split(C, -1)
+        q, k, v = (y.view(B, T, self.H, C // self.H).transpose(1, 2) for y in qkv)
         if turn is not None:
             q, k = rotate(q, *turn), rotate(k, *turn)
+        mask = None
         if past is not None:
             k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
-        S = k.shape[2]
-        mask = None if past is None else torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
+            S = k.shape[2]
+            mask = torch.ones(T, S, dtype=torch.bool, device=x.device).tril(S - T)
         if keep is not None:
             keep.append(attention_weights(q, k))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=past is None)
@@ -49,20 +57,23 @@ class Block(nn.Module):
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Causal weights (B, H, T, S) that `scaled_dot_product_attention` uses and does not return."""
+    """Causal weights (B, H, T, S), which `scaled_dot_product_attention` does not return."""
     T, S = q.shape[2], k.shape[2]
     scores = q @ k.mT / q.shape[-1] ** 0.5
-    return scores.masked_fill(torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1), float("-inf")).softmax(-1)
+    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
+    return scores.masked_fill(future, float("-inf")).softmax(-1)
 
 
 class TransformerLM(nn.Module):
-    """`context` is the longest sequence; `positions` is "learned" or "rotary"; `F_` the feed-forward width.
+    """L blocks of feed-forward width F_, for at most `context` tokens; `positions` is "learned" or
+    "rotary".
 
-    Weights start N(0, 1 / inputs), those that write to the residual stream smaller by sqrt(2 L) (GPT-2, section 2.3); tables
-    and head start N(0, 0.02^2). GPT-2's 0.02 for all is meant for hundreds of channels: at 128 it starts far too small.
-    """
+    Weights start N(0, 1 / inputs), those that write to the residual stream smaller by sqrt(2 L)
+    (GPT-2, section 2.3); tables and head start N(0, 0.02^2). GPT-2's 0.02 for all suits hundreds of
+    channels: at 128 it starts far too small."""
 
-    def __init__(self, V: int, context: int, C: int, L: int, H: int, F_: int, positions: str = "learned"):
+    def __init__(self, V: int, context: int, C: int, L: int, H: int, F_: int,
+                 positions: str = "learned"):
         super().__init__()
         self.V, self.context, self.C, self.H = V, context, C, H
         self.embed = nn.Embedding(V, C)
@@ -75,12 +86,13 @@ class TransformerLM(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         for block in self.blocks:
-            for writes in (block.out, block.down):
-                nn.init.normal_(writes.weight, std=(2 * L * writes.in_features) ** -0.5)
+            for layer in (block.out, block.down):
+                nn.init.normal_(layer.weight, std=(2 * L * layer.in_features) ** -0.5)
         nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(self, x: Tensor, keep: dict | None = None) -> Tensor:
-        """Tokens (B, T) -> logits (B, T, V). Weights of all layers go to keep["weights"] (B, L * H, T, T) if asked for."""
+        """Tokens (B, T) -> logits (B, T, V); all attention weights (B, L * H, T, T) go to
+        keep["weights"]. Raises ValueError beyond `context` tokens."""
         kept = None if keep is None else []
         logits, _ = self._run(x, None, kept)
         if keep is not None:
@@ -88,31 +100,33 @@ class TransformerLM(nn.Module):
         return logits
 
     def decode(self, x: Tensor, cache: dict | None = None) -> tuple[Tensor, dict]:
-        """Logits (B, T, V) of further tokens x (B, T) and the cache (keys and values of all layers) for the next call.
-
-        Raises ValueError beyond `context` tokens."""
+        """Logits (B, T, V) of further tokens x (B, T), and the cache for the next call: keys and
+        values of all blocks, and the last weights. Raises ValueError beyond `context` tokens."""
         kept: list[Tensor] = []
         logits, past = self._run(x, cache and cache["past"], kept)
         return logits, {"past": past, "weights": torch.cat(kept, 1)}
 
     def _run(self, x, past, keep):
-        start, T = past[0][0].shape[2] if past else 0, x.shape[1]
+        T = x.shape[1]
+        start = past[0][0].shape[2] if past else 0
         if start + T > self.context:
             raise ValueError(f"{start + T} tokens exceed the context of {self.context}")
-        h, turn = self.embed(x), None
+        h = self.embed(x)
+        turn = None
         if self.position is not None:
             h = h + self.position.weight[start : start + T]
         else:
             turn = rotation(T, self.C // self.H, start, device=x.device)
-        now = []
+        caches = []
         for i, block in enumerate(self.blocks):
-            h, kv = block(h, turn, past[i] if past else None, keep)
-            now.append(kv)
-        return self.head(self.norm(h)), now
+            h, kv = block(h, turn, past=past[i] if past else None, keep=keep)
+            caches.append(kv)
+        return self.head(self.norm(h)), caches
 
     def flop_per_token(self, T: int) -> float:
-        """Arithmetic of a training step a token: forward and twice that backward, 2 flop a multiply-add, attention over the
-        causal half (Kaplan et al., arXiv 2001.08361, section 2.1)."""
-        tables = self.embed.weight.numel() + (0 if self.position is None else self.position.weight.numel())
-        weights = sum(p.numel() for p in self.parameters() if p.dim() == 2) - tables
+        """Flop of a training step a token: forward and twice that backward, 2 a multiply-add,
+        attention over the causal half (Kaplan et al., arXiv 2001.08361, section 2.1)."""
+        weights = sum(p.numel() for p in self.parameters() if p.dim() == 2)
+        for table in (self.embed, self.position):
+            weights -= 0 if table is None else table.weight.numel()
         return 3 * (2 * weights + len(self.blocks) * 2 * 2 * self.C * (T + 1) / 2)
