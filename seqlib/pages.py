@@ -1,40 +1,68 @@
-"""Execute notebooks into book pages with papermill: one subprocess each, only what has changed, never a half page.
+"""Execute notebooks into pages of the book with papermill: each in a process of its own, only what
+has changed, never half a page.
 
-A page's inputs are its notebook, profile and parameters, the package's code, and the archive. Their digest stands
-beside the page; while it is the same, the page is not executed again. A failed run leaves the previous page in place.
+A page's inputs are its notebook and parameters, the package's code, the archive, the installed
+packages and where data come from. Their digest stands in the page; while it is the same, the page
+is not executed again. A run that fails leaves the previous page in place.
 """
 
+import ast
 import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
+import platform
+import re
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
-import yaml
 from filelock import FileLock
+from nbformat import NotebookNode
 from tqdm import tqdm
 
-from seqlib import ledger, study
-from seqlib.errors import SeqlibError, UsageError
+from seqlib import ledger, yamls
+from seqlib import plan as plans
+from seqlib import study as studies
+from seqlib.errors import SeqlibError, UsageError, nearest
+from seqlib.processes import cores
 from seqlib.record import digest
 from seqlib.store import ROOT, Store, scratch, write_atomically
-from seqlib.sweep import cores
 
-LEDGER = "claims"  # the page of all verdicts; it has no parameters of its own
+LEDGER = "claims"  # the page of all verdicts; it has no parameters
+PROFILES = ("quick", "smoke")
+PAPERMILL = """
+import json, os, sys, threading
+
+def end_with_parent():
+    sys.stdin.read()  # ends when the process that started this one has ended, in whatever way
+    os._exit(1)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+import papermill
+papermill.execute_notebook(**json.loads(sys.argv[1]), kernel_name="python3", progress_bar=False)
+"""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A notebook, the parameters it gets, and the page it becomes."""
+    """A notebook, the parameters that it gets, and the page that it becomes: one of the book, or,
+    as it was executed, a file in `folder`."""
 
     name: str
-    values: dict
+    values: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     @property
     def notebook(self) -> Path:
@@ -42,71 +70,152 @@ class Page:
 
     @property
     def output(self) -> Path:
-        return ROOT / "book" / ("claims.ipynb" if self.name == LEDGER else f"studies/{self.name}.ipynb")
-
-    @property
-    def stamp(self) -> Path:
-        return self.output.with_name(f".{self.name}.inputs")
+        book = ROOT / "book" if self.name == LEDGER else ROOT / "book" / "studies"
+        return (self.folder or book) / f"{self.name}.ipynb"
 
     def inputs(self) -> str:
         """Digest of all that the page depends on."""
-        package = Path(__file__).parent
-        sources = [self.notebook, *sorted(package.rglob("*.py")), *sorted(package.rglob("*.yaml"))]
-        archive = Store.archive().root
-        records = sorted(archive.glob("*/*.json" if self.name == LEDGER else f"{self.name}/*.json"))
-        hashes = [(str(path.name), hashlib.sha256(path.read_bytes()).hexdigest()) for path in [*sources, *records]]
-        return digest([self.values, hashes])
+        package, archive = Path(__file__).parent, Store.archive().root
+        code = [path for end in ("py", "yaml", "csv") for path in package.rglob(f"*.{end}")]
+        records = archive.glob("*/*.json" if self.name == LEDGER else f"{self.name}/*.json")
+        files = [path for value in (own_values(self.notebook) | self.values).values()
+                 if isinstance(value, str) and (path := Path(value)).is_file()]
+        hashes = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+                  for path in [self.notebook, *sorted(code), *sorted(records), *files]]
+        data = os.environ.get("SEQLIB_DATA", "")
+        return digest([self.values, hashes, versions(), data and str(Path(data).resolve())])
 
     def fresh(self) -> bool:
-        return self.output.exists() and self.stamp.exists() and self.stamp.read_text() == self.inputs()
+        """Whether the page stands in the book, made of today's inputs."""
+        if self.folder or not self.output.exists():
+            return False
+        made_of = nbformat.read(self.output, 4).metadata.get("seqlib", {}).get("inputs")
+        return made_of == self.inputs()
 
 
-def plan(names: list[str], profile: str, settings: list[str]) -> list[Page]:
-    """Pages to make, all parameters validated. `settings` are NAME=VALUE, VALUE in YAML. Raises UsageError."""
-    overrides = {}
-    for text in settings:
-        name, equals, value = text.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
-        if name.strip() == "profile":
-            raise UsageError("--set profile: use --profile")
-        overrides[name.strip()] = _value(name, value)
-    studies = [study.get(name) for name in names or study.NAMES]
-    values = [s.parameters(profile, **overrides).model_dump(mode="json") for s in studies]
-    pages = [Page(s.name, v) for s, v in zip(studies, values)]
-    missing = [page.notebook for page in pages if not page.notebook.exists()]
-    if missing:
-        raise UsageError(f"no notebook {missing[0]}; run from a source checkout, or set SEQLIB_ROOT to one")
+def versions() -> dict[str, str]:
+    """Installed versions of Python and of the packages that this one needs."""
+    found = {"python": platform.python_version()}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for line in importlib.metadata.requires("seqlib") or ():
+            name = re.match(r"[\w.-]+", line)[0]
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[name] = importlib.metadata.version(name)
+    return found
+
+
+def own_values(notebook: Path) -> dict[str, Any]:
+    """A notebook's parameters, each with the value that the notebook gives it."""
+    import papermill  # takes a second to import
+
+    def value(text: str) -> Any:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # computed
+            return None
+
+    found = papermill.inspect_notebook(str(notebook))
+    return {name: value(parameter["default"]) for name, parameter in found.items()}
+
+
+def plan(names: list[str], profile: str, settings: list[str],
+         output: str | None = None) -> list[Page]:
+    """Pages to make, every parameter checked. `settings` are NAME=VALUE, `output` is a folder other
+    than the book. Raises UsageError on an unknown study, profile or parameter, or a wrong value."""
+    from seqlib import show  # takes seconds to import
+
+    if profile == "full":
+        raise UsageError("there is no profile full: a notebook trains a live run alone, and "
+                         "`seqlib sweep STUDY` fills the archive")
+    if profile not in PROFILES:
+        raise nearest("profile", profile, PROFILES)
+    changed, pages = dict(parse_setting(text) for text in settings), []
+    for name in names or studies.names():
+        studies.folder(name)  # raises where there is no such study
+        page = Page(name)
+        if not page.notebook.exists():
+            raise UsageError(f"no notebook {page.notebook}; run from a source checkout, or set "
+                             "SEQLIB_ROOT to one")
+        known = own_values(page.notebook)
+        for parameter in changed:
+            if parameter not in known:
+                raise nearest(f"parameter of {name}", parameter, known)
+        show.check_parameters(name, changed)
+        values = (smoke(name, known) if profile == "smoke" else {}) | changed
+        pages.append(Page(name, values, Path(output).absolute() if output else None))
     return pages
 
 
-def _value(name: str, text: str):
-    """A parameter's value in YAML, with numbers such as 1e-3 as Python and JSON know them (YAML 1.1 takes them for text)."""
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UsageError(f"--set {name}: {text!r} is not a YAML value") from None
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return value
+def smoke(name: str, known: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with which a study's notebook runs within seconds, from the study's plan."""
+    grid = dict(plans.grids(name, "smoke")[0])
+    if isinstance(grid.get("arm"), str):
+        grid["arm"] = [grid["arm"]]
+    if isinstance(grid.get("seed"), list):
+        grid["seed"] = len(grid["seed"])
+    named = {{"arm": "arms", "seed": "seeds"}.get(key, key): value for key, value in grid.items()}
+    return {key: value[0] if isinstance(value, list) and key != "arms" else value
+            for key, value in named.items() if key in known}
 
 
-def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool = False) -> list[Page]:
-    """Execute the stale ones of `pages`, then the ledger if it is stale, then write the front page's answer table.
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`NAME=VALUE` as name and value: a number, true or false, a [list], a {mapping} or a quoted
+    text as YAML has them, anything else as it stands."""
+    name, equals, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not name:
+        raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
+    if value.startswith(("[", "{", '"', "'")):
+        return name, yamls.parse(value, f"--set {name}")
+    if " #" not in value:  # in YAML a comment
+        with contextlib.suppress(UsageError):  # no YAML, as a text may well be
+            found = yamls.parse(value, f"--set {name}")
+            if isinstance(found, (bool, int, float)):
+                return name, found
+    return name, value
 
-    Returns what was executed. Raises SeqlibError that names every page that failed, after all have been tried.
+
+class Running:
+    """The processes that execute notebooks now. Once they have been ended, none starts any more."""
+
+    def __init__(self):
+        self.processes: set[subprocess.Popen] = set()
+        self.ended = False
+        self._lock = threading.Lock()
+
+    def start(self, command: list[str], environment: dict[str, str], errors: Path):
+        with self._lock, open(errors, "w") as stderr:
+            if self.ended:
+                raise SeqlibError("interrupted")
+            process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True,
+                                       stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            self.processes.add(process)
+        return process
+
+    def end(self) -> None:
+        with self._lock:
+            self.ended = True
+            for process in list(self.processes):
+                _end(process)
+
+
+def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
+        quiet: bool = False) -> list[Page]:
+    """Execute the stale ones of `pages`. Where they are the book's, go on with the page of all
+    verdicts if it is stale, and write the front page's table.
+
+    Returns what was executed. Raises SeqlibError that names every page that failed, after all have
+    been tried.
     """
-    done, failures = [], []
+    done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
-    for batch in (pages, [Page(LEDGER, {})]):
+    of_book = not any(page.folder for page in pages)
+    for batch in (pages, [Page(LEDGER)] if of_book else []):
         stale = [page for page in batch if not page.fresh()]
-        with ThreadPoolExecutor(max(1, workers)) as executor, tqdm(total=len(stale), desc="pages", unit="page",
-                                                                   disable=quiet or not stale) as bar:
-            running: set[subprocess.Popen] = set()
-            futures = {executor.submit(execute, page, threads, timeout, running): page for page in stale}
+        with (signals_unwind(), ThreadPoolExecutor(max(1, workers)) as executor,
+              tqdm(total=len(stale), desc="pages", unit="page", disable=quiet or not stale) as bar):
+            futures = {executor.submit(execute, page, threads, timeout, running): page
+                       for page in stale}
             try:
                 for future in as_completed(futures):
                     try:
@@ -115,67 +224,142 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600, quiet: bool 
                     except SeqlibError as error:
                         failures.append(str(error))
                     bar.update()
-            except KeyboardInterrupt:
+            except BaseException:  # Ctrl-C, or a signal
                 executor.shutdown(wait=False, cancel_futures=True)
-                for process in list(running):
-                    _end(process)
+                running.end()
                 raise
     answer = ROOT / "book" / "answer.md"
-    if done or not answer.exists():
+    if of_book and (done or not answer.exists()):
         write_atomically(answer, ledger.answer_table().encode())
     if failures:
         raise SeqlibError("\n".join(failures))
     return done
 
 
-def execute(page: Page, threads: int, timeout: float, running: set[subprocess.Popen]) -> None:
-    """Run one notebook in a subprocess, which stands in `running` while it lives; move it into place when every cell has
-    succeeded. Two runs never work on one page at once."""
+@contextlib.contextmanager
+def signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as an exception does, with all that it has started;
+    the exit code is 128 and the signal's number, as in a shell."""
+    def leave(number: int, frame: Any) -> None:
+        print(f"seqlib: ended by {signal.Signals(number).name}; finished pages are kept",
+              file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def execute(page: Page, threads: int, timeout: float, running: Running) -> None:
+    """Run one notebook in a process of its own; move it into place when every cell has succeeded.
+    Two runs never work on one page of the book at once."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
+    if page.folder:
+        _execute(page, threads, timeout, running)
+        return
     with FileLock(page.output.with_name(f".{page.name}.lock")):
         if not page.fresh():  # another run may have made it meanwhile
             _execute(page, threads, timeout, running)
 
 
-def _execute(page: Page, threads: int, timeout: float, running: set[subprocess.Popen]) -> None:
-    inputs = page.inputs()
-    work = scratch() / "pages" / f"{page.name}.ipynb"
-    write_atomically(work.with_suffix(".yaml"), yaml.safe_dump(page.values).encode())
-    work.unlink(missing_ok=True)
-    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "TQDM_DISABLE": "1",
-                   **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), str(threads))}
-    command = [sys.executable, "-m", "papermill", str(page.notebook), str(work), "-f", str(work.with_suffix(".yaml")),
-               "--kernel", "python3", "--no-progress-bar", "--cwd", str(ROOT)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
-    running.add(process)
+def _execute(page: Page, threads: int, timeout: float, running: Running) -> None:
+    inputs, parent = page.inputs(), scratch() / "pages"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{page.name}-{os.getpid()}-", dir=parent))
+    work, errors = folder / f"{page.name}.ipynb", folder / "errors.txt"
+    limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1",
+                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", **dict.fromkeys(limits, str(threads))}
+    given = {"input_path": str(page.notebook), "output_path": str(work),
+             "parameters": page.values, "cwd": str(ROOT)}
+    command = [sys.executable, "-c", PAPERMILL, json.dumps(given)]
+    process, late = running.start(command, environment, errors), False
     try:
-        _, stderr = process.communicate(timeout=timeout)
+        process.wait(timeout)
     except subprocess.TimeoutExpired:
-        raise SeqlibError(f"page {page.name}: no result after {timeout:g} s, stopped{_failing_cell(work)}\n"
-                          "the previous page is unchanged; raise --timeout or choose a smaller profile") from None
+        late = True
     finally:
         _end(process)
-        running.discard(process)
+        running.processes.discard(process)
+    if running.ended:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise SeqlibError("interrupted")
+    kept = f"\nthe previous page is unchanged; the notebook as far as it came is {work}"
+    if late:
+        raise SeqlibError(f"page {page.name}: no result after {timeout:g} s, stopped"
+                          f"{_failing_cell(work)}{kept}; raise --timeout, or train less")
     problem = _problem(work, process.returncode)
     if problem:
-        last = [line for line in (stderr or "").splitlines() if line.strip()][-1:]
         cell = _failing_cell(work)
-        told = "" if last and last[0] in cell else "\n" + "".join(last)
-        raise SeqlibError(f"page {page.name}: {problem}{cell}{told}\n"
-                          f"the previous page is unchanged; the failed notebook is {work}")
+        last = [line for line in errors.read_text().splitlines() if line.strip()][-1:]
+        reason = "\n" + last[0] if last and last[0] not in cell else ""
+        raise SeqlibError(f"page {page.name}: {problem}{cell}{reason}{kept}")
     notebook = nbformat.read(work, 4)
-    for cell in notebook.cells:  # the page folds away the values that papermill put in
+    if not page.folder:
+        notebook = as_page(notebook)
+        notebook.metadata["seqlib"] = {"inputs": inputs}
+    write_atomically(page.output, nbformat.writes(notebook).encode())
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def as_page(notebook: NotebookNode) -> NotebookNode:
+    """An executed notebook as the book shows it: the values that papermill put in folded away, and
+    every figure a cell of its own, which the book numbers and gives its caption and anchor."""
+    cells = []
+    for cell in notebook.cells:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
-    write_atomically(page.output, nbformat.writes(notebook).encode())
-    write_atomically(page.stamp, inputs.encode())
+        cells += _parted(cell) if cell.cell_type == "code" else [cell]
+    notebook.cells = cells
+    return notebook
+
+
+def _parted(cell: NotebookNode) -> list[NotebookNode]:
+    """A code cell, followed by a cell without code for each further part of its outputs: a figure
+    is one part, outputs between figures are one."""
+    parts: list[tuple[str, list[NotebookNode]]] = [("", [])]
+    captions, links = {}, {}
+    for output in cell.outputs:
+        marks = output.get("metadata", {})
+        mine = marks.get("seqlib", {})
+        if "caption" in mine:
+            captions[mine["caption"]] = output.data["text/markdown"]
+        elif "data" in mine:
+            links[mine["data"]] = output.data["text/html"]
+        elif name := marks.get("image/svg+xml", {}).get("name"):
+            parts.append((name, [output]))
+        elif parts[-1][0]:
+            parts.append(("", [output]))
+        else:
+            parts[-1][1].append(output)
+    parts = [part for part in parts if part[1]] or [("", [])]
+    cells = []
+    for i, (name, outputs) in enumerate(parts):
+        own = cell if i == 0 else nbformat.v4.new_code_cell(
+            id=f"{cell.id}-{i}", execution_count=cell.execution_count,
+            metadata={"tags": ["remove-input"]})
+        own.outputs = outputs
+        if name:
+            figure = {"name": name, "caption": f"{captions.get(name, '')}\n\n{links.get(name, '')}"}
+            alt = outputs[0].metadata["image/svg+xml"]["alt"]
+            own.metadata["mystnb"] = {"image": {"alt": alt}, "figure": figure}
+        cells.append(own)
+    return cells
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End papermill and its kernel, which has a process group of its own, whatever state they are in."""
+    """End papermill and its kernel, which has a process group of its own, whatever state they are
+    in."""
     try:
-        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        family = [*psutil.Process(process.pid).children(recursive=True),
+                  psutil.Process(process.pid)]
     except psutil.NoSuchProcess:
         family = []
     for member in family:
@@ -185,13 +369,19 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _problem(work: Path, code: int) -> str | None:
-    """Trust the exit code and the outputs: papermill marks the cells of a dead kernel as completed."""
+    """What went wrong: papermill marks the cells of a dead kernel as completed, so trust the exit
+    code and the outputs."""
     if code != 0:
         return f"papermill ended with exit code {code}"
-    cells = [c for c in nbformat.read(work, 4).cells if c.cell_type == "code" and c.source.strip()]
+    cells = _code_cells(work)
     if any(output.output_type == "error" for cell in cells for output in cell.outputs):
         return "a cell raised an error"
     return None if all(cell.execution_count for cell in cells) else "a cell was not executed"
+
+
+def _code_cells(work: Path) -> list[NotebookNode]:
+    return [cell for cell in nbformat.read(work, 4).cells
+            if cell.cell_type == "code" and cell.source.strip()]
 
 
 def _failing_cell(work: Path) -> str:
@@ -199,14 +389,16 @@ def _failing_cell(work: Path) -> str:
     if not work.exists():
         return "; the notebook did not start"
     try:
-        cells = [c for c in nbformat.read(work, 4).cells if c.cell_type == "code" and c.source.strip()
-                 and "injected-parameters" not in c.metadata.get("tags", [])]  # the source notebook's own numbering
+        cells = [cell for cell in _code_cells(work)  # numbered as in the notebook itself
+                 if "injected-parameters" not in cell.metadata.get("tags", [])]
     except (json.JSONDecodeError, nbformat.reader.NotJSONError):
         return ""
-    raised = [(cell, output) for cell in cells for output in cell.outputs if output.output_type == "error"]
+    raised = [(cell, output) for cell in cells for output in cell.outputs
+              if output.output_type == "error"]
     started = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     if not raised and not started:
         return ""
-    cell = raised[0][0] if raised else started[-1]  # a dead or stopped kernel leaves no error: it was in the last one
+    # a dead or stopped kernel leaves no error: it was in the cell that started last
+    cell = raised[0][0] if raised else started[-1]
     error = f"\n{raised[0][1].ename}: {raised[0][1].evalue}" if raised else ""
     return f" in code cell {cells.index(cell) + 1}:\n{cell.source}{error}"

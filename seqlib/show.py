@@ -1,7 +1,8 @@
-"""What a notebook shows: checked parameters, figures with captions and data, sortable tables, sentences, source code.
+"""What a notebook shows: checked parameters, figures with captions and data, sortable tables,
+sentences, source code.
 
-Figures are ordinary matplotlib figures, shown as SVG images, which JupyterLab, nbconvert, GitHub and the book all know. They are
-drawn once, on a light ground that reads in both themes.
+Figures are ordinary matplotlib figures, shown as SVG images, which JupyterLab, nbconvert, GitHub
+and the book all know. They are drawn once, on a light ground that reads in both themes.
 """
 
 import ast
@@ -13,175 +14,201 @@ import numbers
 import re
 import textwrap
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
+import itables
 import matplotlib
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
-from IPython.display import HTML, Markdown, display
+from IPython.display import Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from pydantic import TypeAdapter, ValidationError
 
-from seqlib import stats
+from seqlib import api, frames, stats
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_problem, nearest
 
 INK = "#222832"
-STYLE = {"figure.dpi": 96, "figure.facecolor": "white", "savefig.facecolor": "white", "axes.edgecolor": "#d8dadd",
-         "grid.color": "#e4e6e9", **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-         "legend.frameon": False, "svg.hashsalt": "seqlib", "svg.fonttype": "path", "font.size": 10, "axes.titlesize": 11,
-         "axes.titlelocation": "left"}
+STYLE = {
+    "figure.dpi": 96, "figure.facecolor": "white", "savefig.facecolor": "white",
+    "axes.edgecolor": "#d8dadd", "grid.color": "#e4e6e9", "axes.titlelocation": "left",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "xtick.labelsize": 9,
+    "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
+    "svg.hashsalt": "seqlib", "svg.fonttype": "path"}
 sns.set_theme(style="whitegrid", palette="colorblind", rc=STYLE)
 plt.ioff()  # a figure is shown by `figure`, once
 
+CLAIMS = {
+    "reproduced": "holds here as well",
+    "same direction": "holds here, with an effect of another size",
+    "equivalent": "makes no difference here beyond the margin fixed beforehand",
+    "contradicted": "is contradicted here", "inconclusive": "is left open by our runs",
+    "confounded": "holds as published and no longer once a flaw is mended",
+    "not comparable": "cannot be compared, since our data or model are others",
+    "not run": "has not been tested yet"}
+FIGURES = {
+    "reproduced": "agrees with ours", "contradicted": "disagrees with ours",
+    "same direction": "ranks the arms as ours does, at other values"}
+NUMBER = re.compile(r"[-+]?[0-9]")
+BY_NUMBER = """function (shown, purpose) {
+    const number = parseFloat(String(shown).replaceAll(",", ""));
+    if (purpose === "display" || purpose === "filter") return shown;
+    return isNaN(number) ? -Infinity : number;
+}"""
+_tables = {"ready": False}  # whether the page has the script by which its tables sort
+
 
 def parameters(study: str, **values: Any) -> None:
-    """Check a notebook's parameters, all of which are named here: `arms`, `seeds`, and fields of the study's spec.
+    """Check a notebook's parameters, all of which are named here: `arms`, `seeds`, and fields of
+    the study's spec.
 
-    Call it behind the parameters cell, and name every parameter. Raises UsageError that names the parameter and what is allowed,
-    on a wrong value and on a name that the parameters cell (or papermill) has set and that is none."""
+    Call it behind the parameters cell. Raises UsageError on a wrong value, and on a name that the
+    parameters cell, or the one that papermill puts behind it, sets and that is no parameter."""
+    _tables["ready"] = False  # the notebook begins anew
     check_parameters(study, values)
-    for name in _assigned(values):
+    shell = get_ipython()
+    for name in assigned(shell.history_manager.input_hist_raw if shell else [], values):
         if name not in values:
             raise nearest("parameter", name, values)
 
 
+def assigned(cells: list[str], known: dict[str, Any]) -> list[str]:
+    """Names that the latest parameters cell of a kernel's history sets, and the latest cell of
+    papermill's behind it. A parameters cell has nothing but assignments, some of known names."""
+    injected: list[str] = []
+    for source in reversed(cells):
+        try:
+            statements = ast.parse(source).body
+        except SyntaxError:  # a magic
+            continue
+        names = [ast.unparse(statement).partition("=")[0].partition(":")[0].strip()
+                 for statement in statements if isinstance(statement, (ast.Assign, ast.AnnAssign))]
+        if not names or len(names) < len(statements):
+            continue
+        if source.lstrip().startswith("# Parameters"):
+            injected = injected or names
+        elif set(names) & set(known):
+            return names + injected
+    return injected
+
+
 def check_parameters(study: str, values: dict[str, Any]) -> None:
-    """Raises UsageError on a parameter of a wrong name, type or range. A field may hold a mapping by arm."""
+    """Raises UsageError on a parameter of a wrong name, type or range. A field may hold a mapping
+    by arm."""
     kind = studies.get(study)
+    fields = {name: field for name, field in kind.spec.model_fields.items()
+              if name not in ("study", "arm", "seed")}
     for name, value in values.items():
         if name == "arms":
-            if not isinstance(value, (list, tuple)) or not value or not all(isinstance(arm, str) for arm in value):
-                raise UsageError(f"arms: wants a list of arms such as {list(kind.arms)[:2]}, got {value!r}")
-            for arm in value:
-                if arm not in kind.arms:
-                    raise nearest("arm in arms:", arm, kind.arms)
-            if len(set(value)) < len(value):
+            if not isinstance(value, (list, tuple)) or not value:
+                some = ", ".join(list(kind.arms)[:2])
+                raise UsageError(f"arms: wants a list of arms such as [{some}], got {value!r}")
+            if len(set(map(str, value))) < len(value):
                 raise UsageError(f"arms: an arm is named twice in {value!r}")
         elif name == "seeds":
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
                 raise UsageError(f"seeds: wants a whole number from 1 to 1000, got {value!r}")
-        elif name not in kind.spec.model_fields or name in ("study", "arm", "seed"):
-            raise nearest("parameter", name, ["arms", "seeds", *(set(kind.spec.model_fields) - {"study", "arm", "seed"})])
+        elif name not in fields:
+            raise nearest("parameter", name, ["arms", "seeds", *fields])
         else:
-            field = kind.spec.model_fields[name]
-            for arm in value if isinstance(value, dict) else ():
-                if arm not in kind.arms:
-                    raise nearest(f"arm in {name}:", arm, kind.arms)
             for one in value.values() if isinstance(value, dict) else [value]:
-                if one == "auto" and isinstance(field.default, str):
-                    continue
-                _check_field(name, field, one)
+                _check_field(name, fields[name], one)
+        for arm in value if name == "arms" or isinstance(value, dict) else ():
+            if str(arm) not in kind.arms:
+                raise nearest(f"arm in {name}:", arm, kind.arms)
 
 
 def _check_field(name: str, field: Any, value: Any) -> None:
-    from typing import Annotated
-
+    if value == "auto" and isinstance(field.default, str):  # the notebook says what it takes
+        return
     if isinstance(value, bool) and field.annotation is not bool:
-        raise UsageError(f"{name}: wants {getattr(field.annotation, '__name__', field.annotation)}, got {value!r}")
+        wanted = getattr(field.annotation, "__name__", field.annotation)
+        raise UsageError(f"{name}: wants {wanted}, got {value!r}")
     kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     try:
         TypeAdapter(kind).validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
-        raise UsageError(f"{name}: {first_problem(error).partition(': ')[2]}, got {value!r}") from None
-
-
-def _assigned(values: dict[str, Any]) -> list[str]:
-    """Names that the parameters cell assigns, and the cell that papermill puts behind it: read from the kernel's history."""
-    shell = get_ipython()
-    names: list[str] = []
-    cells = shell.history_manager.input_hist_raw[1:] if shell else []
-    for source in reversed(cells[-12:]):
-        try:
-            own = [target.id for statement in ast.parse(source).body if isinstance(statement, ast.Assign)
-                   for target in statement.targets if isinstance(target, ast.Name)]
-        except SyntaxError:
-            continue
-        injected = source.lstrip().startswith("# Parameters")
-        if own and (injected or set(own) & set(values)):
-            names += own
-            if not injected:
-                break
-    return [name for name in dict.fromkeys(names) if not name.startswith("_")]
+        problem = first_problem(error).partition(": ")[2]
+        raise UsageError(f"{name}: {problem}, got {value!r}") from None
 
 
 def md(text: str) -> None:
-    """Markdown with numbers computed in the cell."""
+    """Markdown with numbers computed in the cell; an empty text shows nothing."""
     if text.strip():
         display(Markdown(textwrap.dedent(text).strip()))
 
 
 def have(runs: pd.DataFrame, study: str = "", experiment: str = "") -> bool:
     """Whether a frame has any run; where not, a line says so and how to train them."""
-    if len(runs):
-        return True
-    how = f" Train them with `seqlib sweep {study} {experiment}`.".replace(" `", " `") if study else ""
-    md(f"*The archive has no such runs yet.{how.rstrip()}*")
-    return False
+    if not len(runs):
+        how = f" Train them with `seqlib sweep {study} {experiment}`." if study else ""
+        md(f"*The archive has no such runs yet.{how}*")
+    return len(runs) > 0
 
 
 def figure(drawn: Figure, name: str, *, data: pd.DataFrame, alt: str, caption: str) -> None:
-    """Show a figure once, as SVG, with its caption (Markdown, which states the finding) and a link to its data as CSV.
+    """Show a figure once, as SVG, with its caption and a link to its data as CSV.
 
-    name: of the file and the anchor, such as "airline-errors". alt: what a reader who does not see it has to know."""
+    name: of the file and of the anchor on the page, such as "airline-errors", one of its kind in
+    the book. alt: what a reader who does not see the figure has to know. caption: one paragraph of
+    Markdown, which states the finding."""
+    image = {"image/svg+xml": svg(drawn), "text/plain": f"Figure: {alt}"}
+    display(image, raw=True, metadata={"image/svg+xml": {"name": name, "alt": alt}})
+    words = {"text/markdown": caption, "text/plain": caption}
+    display(words, raw=True, metadata={"seqlib": {"caption": name}})
+    encoded = base64.b64encode(data.to_csv(index=False).encode()).decode()
+    link = f'<a download="{name}.csv" href="data:text/csv;base64,{encoded}">data (CSV)</a>'
+    display({"text/html": link, "text/plain": ""}, raw=True, metadata={"seqlib": {"data": name}})
+
+
+def svg(drawn: Figure) -> str:
+    """A figure as SVG; it is closed."""
     buffer = io.StringIO()
     drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(drawn)
-    image = {"image/svg+xml": buffer.getvalue(), "text/plain": f"Figure: {alt}"}
-    display(image, raw=True, metadata={"image/svg+xml": {"name": name, "alt": alt}})
-    display({"text/markdown": caption, "text/plain": caption}, raw=True, metadata={"seqlib": {"caption": name}})
-    display(HTML(data_link(data, name)))
+    return buffer.getvalue()
 
 
-def data_link(data: pd.DataFrame, name: str) -> str:
-    """HTML of a link that saves a frame as CSV."""
-    encoded = base64.b64encode(data.to_csv(index=False).encode()).decode()
-    return f'<a download="{name}.csv" href="data:text/csv;base64,{encoded}">data (CSV)</a>'
-
-
-def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[str, ...] = (), width: str = "45%") -> None:
-    """A table that sorts on a click; floats with `digits` significant digits; columns `wide` take `width` of the room each.
+def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[str, ...] = (),
+          width: str = "45%") -> None:
+    """A table that sorts on a click; floats with `digits` significant digits; columns `wide` take
+    `width` of the room each.
 
     A column whose texts begin with a number, such as those of `mean`, sorts by it."""
-    import itables
-
-    itables.init_notebook_mode(all_interactive=False, connected=False)
-    shown = frame.astype(object)
-    for column in shown:
-        shown[column] = [_cell(value, digits) for value in shown[column]]
-    corners = {"topStart": None, "topEnd": "search" if len(frame) > 12 else None, "bottomStart": None, "bottomEnd": None}
-    columns = [{"targets": list(shown).index(name), "width": width} for name in ((wide,) if isinstance(wide, str) else wide)]
-    numeric = [i for i, name in enumerate(shown) if all(NUMBER.match(text) for text in shown[name] if text)]
-    columns.append({"targets": numeric, "type": "num", "render": itables.JavascriptFunction(SORTED)})
-    itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False, classes="display compact",
-                 style="width:100%", columnDefs=columns)
-
-
-NUMBER = re.compile(r"[-+]?[0-9]")
-SORTED = """function (shown, purpose) {
-    const number = parseFloat(String(shown).replaceAll(",", ""));
-    return purpose === "display" || purpose === "filter" ? shown : isNaN(number) ? -Infinity : number;
-}"""
+    if not _tables["ready"]:
+        itables.init_notebook_mode(all_interactive=False, connected=False)
+        _tables["ready"] = True
+    shown = pd.DataFrame({name: [_cell(value, digits) for value in frame[name]] for name in frame})
+    wide = (wide,) if isinstance(wide, str) else wide
+    numeric = [i for i, name in enumerate(shown)
+               if all(NUMBER.match(text) for text in shown[name] if text)]
+    columns = [{"targets": list(shown).index(name), "width": width} for name in wide]
+    columns.append({"targets": numeric, "type": "num",
+                    "render": itables.JavascriptFunction(BY_NUMBER)})
+    corners = dict.fromkeys(("topStart", "topEnd", "bottomStart", "bottomEnd"))
+    corners["topEnd"] = "search" if len(frame) > 12 else None
+    itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False,
+                 classes="display compact", style="width:100%", columnDefs=columns)
 
 
 def _cell(value: Any, digits: int) -> str:
     """What a table shows of a value: nothing of what is missing, thousands with commas."""
-    if isinstance(value, str) or not pd.api.types.is_scalar(value):
-        return str(value)
-    if pd.isna(value):
-        return ""
-    if isinstance(value, bool) or not isinstance(value, (numbers.Integral, numbers.Real)):
-        return str(value)
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
     if isinstance(value, numbers.Integral):
         return f"{value:,}"
     rounded = float(f"{value:.{digits}g}")
+    if pd.isna(value):
+        return ""
     return f"{rounded:,.0f}" if abs(rounded) >= 10**digits else f"{rounded:g}"
 
 
 def mean(values: pd.Series, digits: int = 1) -> str:
-    """`mean [low, high]` with the 95% interval; of fewer than six values `mean (lowest to highest)`, of one the value alone."""
+    """`mean [low, high]` with the 95% interval; of fewer than six values `mean (lowest to
+    highest)`, of one the value alone, of none nothing."""
     values = values.dropna()
     if values.empty:
         return ""
@@ -195,97 +222,92 @@ def mean(values: pd.Series, digits: int = 1) -> str:
 
 
 def source(*things: Any) -> None:
-    """The real source of functions and classes of the package, as the page shows it."""
+    """The real source of functions and classes of the package."""
     for thing in things:
         code = textwrap.dedent(inspect.getsource(thing)).rstrip()
-        where = f"{thing.__module__.replace('.', '/')}.py"
-        display(Markdown(f"`{where}`\n\n```python\n{code}\n```"))
+        display(Markdown(f"`{thing.__module__.replace('.', '/')}.py`\n\n```python\n{code}\n```"))
 
 
 def verdicts(study: str) -> None:
-    """A study's claims with their verdicts, a row each, linked to the page of all verdicts."""
-    from seqlib import api
-
-    rows = api.verdicts(study)
-    columns = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)", "probability": "P(A better)",
-               "says": "the document says", "reason": "why"}
-    table(rows[list(columns)].rename(columns=columns), "Verdicts on the document's claims",
-          wide=("the document says", "why"), width="28%")
+    """A study's claims with their verdicts, a row each."""
+    columns = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
+               "probability": "P(A better)", "says": "the document says", "reason": "why"}
+    table(api.verdicts(study)[list(columns)].rename(columns=columns),
+          "Verdicts on the document's claims", wide=("the document says", "why"), width="28%")
 
 
 def said(study: str) -> dict[str, str]:
-    """What became of each claim, by its id, as the end of a sentence: `f"That A beats B {said['A04']}."`"""
-    from seqlib import api
-
-    return {row.id: (FIGURES if row.kind in ("exact", "value") else {}).get(row.verdict, CLAIMS[row.verdict])
-            for row in api.verdicts(study).itertuples()}
-
-
-CLAIMS = {"reproduced": "holds here as well", "same direction": "holds here, with an effect of another size",
-          "equivalent": "makes no difference here beyond the margin fixed beforehand",
-          "contradicted": "is contradicted here", "inconclusive": "is left open by our runs",
-          "confounded": "holds as published and no longer once a flaw is mended",
-          "not comparable": "cannot be compared, since our data or model are others", "not run": "has not been tested yet"}
-FIGURES = {"reproduced": "agrees with ours", "same direction": "ranks the arms as ours does, at other values",
-           "contradicted": "disagrees with ours"}
+    """What became of each claim, by its id, as the end of a sentence:
+    `f"That A beats B {said['A04']}."`"""
+    return {row.id: (FIGURES if row.kind in ("exact", "value") or row.one_run else CLAIMS).get(
+        row.verdict, CLAIMS[row.verdict]) for row in api.verdicts(study).itertuples()}
 
 
 def recorded(study: str) -> str:
     """The machines and code of a study's archived runs, in a sentence of Markdown."""
-    from seqlib import frames
-
     records, kind = frames.archived(study), studies.get(study)
     if not records:
         return "The archive has no runs of this study yet."
-    machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"], r.provenance["versions"]["torch"])
-                for r in records}
-    where = "; ".join(f"{cpu}, {cores} cores, torch {version}" for cpu, cores, version in sorted(machines))
+    machines = {(r.provenance["machine"]["cpu"], r.provenance["machine"]["cores"],
+                 r.provenance["versions"]["torch"]) for r in records}
+    where = "; ".join(f"{cpu}, {cores} cores, torch {version}"
+                      for cpu, cores, version in sorted(machines))
     older = sum(not kind.current(record) for record in records)
     dirty = sum(bool(record.provenance["git"]["dirty"]) for record in records)
-    return (f"{len(records):,} archived runs, recorded on {where}. "
-            + (f"**{older:,} of them were made by older code.** " if older else "Today's code makes the same runs. ")
-            + (f"{dirty:,} were recorded while other files of the package had uncommitted changes." if dirty else ""))
+    text = f"{len(records):,} archived runs, recorded on {where}. "
+    text += f"**{older:,} of them were made by older code.**" if older else (
+        "Today's code makes the same runs.")
+    return text + (f" {dirty:,} were recorded while other files of the package had uncommitted "
+                   "changes." if dirty else "")
 
 
 def trained(live: pd.DataFrame) -> str:
-    """How many live runs were trained now, how long all took, and where: the frame of `seqlib.train`, in a sentence."""
-    machine = live.attrs.get("machine", {})
+    """How many live runs were trained now, how long all took, and where: the frame of
+    `seqlib.train`, in a sentence."""
+    machine, now = live.attrs.get("machine", {}), live.attrs.get("trained", 0)
+    how = "all of them trained now" if now == len(live) else (
+        f"{now or 'none'} of them trained now, the others earlier by the same code")
     seconds = live.seconds.sum() if "seconds" in live else float("nan")
-    return (f"{len(live)} runs, {live.attrs.get('trained', 0)} of them trained now and the others earlier by the same code: "
-            f"{seconds:.0f} s of training on {machine.get('cpu', 'this machine')}, {machine.get('cores', '?')} cores.")
+    return (f"{len(live)} runs, {how}: {seconds:.0f} s of training on "
+            f"{machine.get('cpu', 'this machine')}, {machine.get('cores', '?')} cores.")
 
 
 def differs(live: pd.DataFrame, archive: pd.DataFrame) -> str:
-    """In which settings and numbers of seeds live runs differ from archived runs of the same arms, in a sentence of Markdown."""
-    arms = [arm for arm in live.arm.unique() if arm in set(archive.arm)]
+    """In which settings and numbers of seeds live runs differ from archived runs of the same arms,
+    in a sentence of Markdown."""
+    arms = set(live.arm) & set(archive.arm)
     if not arms:
         return "The archive has no runs of these arms to compare with."
     live, archive = live[live.arm.isin(arms)], archive[archive.arm.isin(arms)]
 
-    def of(frame, name):
-        return ", ".join(sorted({f"{value:g}" if isinstance(value, float) else str(value) for value in frame[name]}))
+    def values(frame: pd.DataFrame, name: str) -> str:
+        return ", ".join(f"{value:g}" if isinstance(value, float) else str(value)
+                         for value in sorted(frame[name].dropna().unique(), key=str))
 
-    settings = [name for name in studies.get(live.study.iloc[0]).spec.model_fields if name not in ("study", "arm", "seed")]
-    told = [f"{name} {of(live, name)} instead of {of(archive, name)}" for name in settings if of(live, name) != of(archive, name)]
-    seeds, of_archive = (int(frame.groupby("arm").seed.nunique().max()) for frame in (live, archive))
-    told += [f"{seeds} seeds an arm instead of {of_archive}"] if seeds != of_archive else []
-    return (f"The live run differs from the archive's: {'; '.join(told)}." if told else
-            "The live run has the settings and seeds of the archive; what differs between them is rounding.")
+    fields = [name for name in studies.get(live.study.iloc[0]).spec.model_fields
+              if name not in ("study", "arm", "seed")]
+    pairs = [(f"{name} {values(live, name)}", values(archive, name)) for name in fields
+             if values(live, name) != values(archive, name)]
+    seeds, archived = (frame.groupby("arm").seed.nunique().max() for frame in (live, archive))
+    pairs += [(f"{seeds} seeds an arm", archived)] if seeds != archived else []
+    if not pairs:
+        return "The live run has the settings and seeds of the archive; rounding alone may differ."
+    return "The live run has " + "; ".join(f"{ours} instead of {its}" for ours, its in pairs) + "."
 
 
 def picture(drawn: Figure, alt: str) -> str:
     """HTML of a figure, for `interactive`."""
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(drawn)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" src="data:image/svg+xml;base64,{encoded}">'
+    encoded = base64.b64encode(svg(drawn).encode()).decode()
+    return (f'<img alt="{html.escape(alt, quote=True)}" style="max-width:100%" '
+            f'src="data:image/svg+xml;base64,{encoded}">')
 
 
 def interactive(controls: dict, draw: Callable[..., str]) -> None:
-    """Controls (widgets by name), and below them the HTML that `draw` makes of their values, anew whenever one changes.
+    """Controls (widgets by name), and below them the HTML that `draw` makes of their values, anew
+    whenever one changes.
 
-    No Output widget takes part: executing one in batch can wait for ever (jupyter/nbclient issue 312)."""
+    No Output widget takes part: executing one in batch can wait for ever (jupyter/nbclient issue
+    312)."""
     import ipywidgets as widgets
 
     shown = widgets.HTML("Change a value to see what it does.")
