@@ -65,7 +65,3 @@ def provenance(code_hash: str, **more) -> dict:
     versions = {name: version(name) for name in PACKAGES} | more.pop("versions", {})
     return {"git": git_state(), "code_hash": code_hash, "machine": machine(), "versions": versions,
             "threads": torch.get_num_threads(), **more}
-
-
-def code_hash(modules) -> str:  # TEMPORARY, until every study uses the kit
-    return ""

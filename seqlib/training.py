@@ -98,7 +98,3 @@ def unpack(saved: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
             numbers[name] = value.item()
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     return curves, numbers
-
-
-def checkpoint(path):  # TEMPORARY, until every study uses the kit
-    return Checkpoint(path).load()

@@ -131,6 +131,9 @@ def load_base(spec: ErnieSpec) -> Base:
         vocab = (kept / "vocab.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         content = (kept / "model.safetensors").read_bytes()
         return Base(spec.base, load(content), vocab, hashlib.sha256(content).hexdigest())
+    except FileNotFoundError as error:
+        raise SeqlibError(f"base {spec.base} is not in {kept}; if its code was changed meanwhile, "
+                          "restart and run again") from error
     except (OSError, SafetensorError) as error:
         raise damaged(spec, kept, first_line(error)) from error
 
