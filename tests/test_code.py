@@ -48,7 +48,8 @@ class SampleSpec(BaseSpec):
 def run(spec):
     """Train."""
     import seqlib.sample_models as again
-    return by_name(FACTOR) + sample_models.deep.inner(spec) + again.used(ARMS[spec.arm]) + SampleSpec().size
+    first = by_name(FACTOR) + sample_models.deep.inner(spec)
+    return first + again.used(ARMS[spec.arm]) + SampleSpec().size
 
 
 def unused():
@@ -57,9 +58,14 @@ def unused():
 MODELS = '''
 from seqlib.sample_models import deep
 
+try:
+    OFFSET = deep.OFFSET
+except AttributeError:
+    OFFSET = 5
+
 
 def scaled(x):
-    return helper(x)  # a comment
+    return helper(x) + OFFSET  # a comment
 
 
 def helper(x):
@@ -80,7 +86,8 @@ DEEP = "def inner(spec: int) -> int:\n    return 1\n"
 def fingerprints(tmp_path, monkeypatch):
     """Write the sample package with some replacements, and give the fingerprint of each arm."""
     def make(*changes, arms=None):
-        texts = {"sample_study.py": STUDY, "sample_models/__init__.py": MODELS, "sample_models/deep.py": DEEP}
+        texts = {"sample_study.py": STUDY, "sample_models/__init__.py": MODELS,
+                 "sample_models/deep.py": DEEP}
         for file, old, new in changes:
             assert old in texts[file]
             texts[file] = texts[file].replace(old, new)
@@ -89,7 +96,7 @@ def fingerprints(tmp_path, monkeypatch):
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         importlib.invalidate_caches()
-        for cached in (code._module, code._exists, code._reach):
+        for cached in (code._module, code._file, code._reach):
             cached.cache_clear()
         for name in [name for name in sys.modules if name.startswith("seqlib.sample_")]:
             del sys.modules[name]
@@ -101,7 +108,7 @@ def fingerprints(tmp_path, monkeypatch):
 
     monkeypatch.setattr(seqlib, "__path__", [*seqlib.__path__, str(tmp_path)])
     yield make
-    for cached in (code._module, code._exists, code._reach):
+    for cached in (code._module, code._file, code._reach):
         cached.cache_clear()
 
 
@@ -110,7 +117,8 @@ def fingerprints(tmp_path, monkeypatch):
     ("sample_models/__init__.py", "return 0", "return 7"),  # of a function that no run reaches
     ("sample_study.py", '"""Train."""', '"""Trains,\n\n    all of it."""'),
     ("sample_study.py", "def unused():\n    return 1", "def unused():\n    return 2"),
-    ("sample_study.py", "lr: float = 0.1", "lr: float = 0.2\n    more: int = 1"),  # fields stand in the record
+    # fields of a spec, whose values the record has
+    ("sample_study.py", "lr: float = 0.1", "lr: float = 0.2\n    more: int = 1"),
     ("sample_study.py", '"b": Arm(2)', '"b": Arm(2), "c": Arm(3)'),
     ("sample_models/deep.py", "spec: int) -> int", "spec)"),
 ], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation"])
@@ -126,7 +134,9 @@ def test_what_makes_no_figure_changes_no_fingerprint(fingerprints, change):
     ("sample_study.py", "FACTOR = 2", "FACTOR = 3"),
     ("sample_study.py", "return self.steps", "return 2 * self.steps"),
     ("sample_models/__init__.py", "def scaled", "str.upper('x')\n\n\ndef scaled"),
-], ids=["helper", "local import", "submodule", "constant", "property of a spec", "effect of an import"])
+    ("sample_models/__init__.py", "OFFSET = 5", "OFFSET = 6"),
+], ids=["helper", "local import", "submodule", "constant", "property of a spec",
+        "effect of an import", "what an except clause defines"])
 def test_what_a_run_reaches_changes_every_fingerprint(fingerprints, change):
     before, after = fingerprints(), fingerprints(change)
     assert all(after[arm] != before[arm] for arm in before)
@@ -139,10 +149,11 @@ def test_an_arm_that_changes_is_another_and_moves_no_other(fingerprints):
 
 
 def test_a_definition_may_move_to_another_file(fingerprints):
-    """The modules that something stands in do not count, as long as it is called by the same name."""
-    before = fingerprints()
-    moved = fingerprints(("sample_models/__init__.py", "def helper(x):\n    return 3 * x\n", "from seqlib.sample_models.deep import helper\n"),
-                         ("sample_models/deep.py", "def inner", "def helper(x):\n    return 3 * x\n\n\ndef inner"))
+    """The module of a definition does not count, as long as it is called by the same name."""
+    before, helper = fingerprints(), "def helper(x):\n    return 3 * x\n"
+    moved = fingerprints(
+        ("sample_models/__init__.py", helper, "from seqlib.sample_models.deep import helper\n"),
+        ("sample_models/deep.py", "def inner", f"{helper}\n\ndef inner"))
     assert before == moved
 
 
@@ -154,14 +165,15 @@ def test_what_an_arm_names_is_described_and_followed():
 
     roots = []
     found = described(Arm(functools.partial(plan.grids, 3), (1, 2.5)), roots)
-    assert found == {"is": "Arm", "make": ["grids", [3], {}], "sizes": [1, 2.5]} and roots == [("seqlib.plan", "grids")]
+    assert found == {"is": "Arm", "make": ["grids", [3], {}], "sizes": [1, 2.5]}
+    assert roots == [("seqlib.plan", "grids")]
     described(study.get("airline").arms["lstm"], roots)
-    assert roots[-1] == ("seqlib.studies.airline.arms", "Arm"), "the class of an arm is part of what it is"
+    assert roots[-1] == ("seqlib.studies.airline.arms", "Arm"), "its class is part of what it is"
 
 
 @pytest.mark.parametrize("name", study.names())
 def test_every_function_of_the_package_that_a_run_calls_is_covered(name, tmp_path):
-    """Trace one short run: what it calls is in the fingerprint, or in a module that cannot change a figure."""
+    """Trace one short run: what it calls is in the fingerprint, or cannot change a figure."""
     kind = study.get(name)
     specs = plan.specs(name, "smoke")
     group = kind.groups(specs)[0]
