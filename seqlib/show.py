@@ -281,8 +281,8 @@ def differs(live: pd.DataFrame, archive: pd.DataFrame) -> str:
     live, archive = live[live.arm.isin(arms)], archive[archive.arm.isin(arms)]
 
     def values(frame: pd.DataFrame, name: str) -> str:
-        return ", ".join(f"{value:g}" if isinstance(value, float) else str(value)
-                         for value in sorted(frame[name].dropna().unique(), key=str))
+        return ", ".join(sorted({f"{value:g}" if isinstance(value, float) else str(value)
+                                 for value in frame[name].dropna()}))
 
     fields = [name for name in studies.get(live.study.iloc[0]).spec.model_fields
               if name not in ("study", "arm", "seed")]
