@@ -101,7 +101,9 @@ def load_trained(model, spec: ErnieSpec, folder: Path):
                              "under the fair protocol with seed 0")
     if adapter:
         return nlp("peft").LoRAModel.from_pretrained(model, str(folder))
-    model.set_state_dict(load_file(folder / WEIGHTS))
+    state = model.state_dict()
+    for name, value in load_file(folder / WEIGHTS).items():
+        state[name].set_value(value)
     return model
 
 
