@@ -374,3 +374,12 @@ def test_the_front_page_has_each_study_with_its_headline_and_its_verdicts(tmp_pa
     assert lines[2] == ("| [Airline passengers](studies/airline) | Attention is ahead \\| here. Attention is ahead \\| here. "
                         "| 1 reproduced, 12 not run |")
     assert lines[3].startswith("| [Tiny Shakespeare](studies/shakespeare) | Not built yet. |")
+
+
+def test_the_page_of_verdicts_has_a_section_for_every_claim():
+    cells = nbformat.read(ROOT / "notebooks" / "claims.ipynb", 4).cells
+    headings = [cell.source for cell in cells if "### " in cell.source and cell.cell_type == "markdown"]
+    ids = [id_ for name in study.names() for id_ in claims.read(name).claims]
+    assert headings == [f'<a id="{id_}"></a>\n\n({id_})=\n### {id_}' for id_ in ids]
+    sections = [cell.source for cell in cells if cell.source.startswith("section(")]
+    assert sections == [f'section("{id_}")' for id_ in ids]
