@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: book test lab clean
 
 book: .venv/installed
-	$(BIN)/seqlib run --profile quick
+	$(BIN)/seqlib run
 	$(BIN)/jupyter-book build . -n -W --keep-going -q
 	@echo "The book: $(CURDIR)/_build/html/book/intro.html"
 
