@@ -1,7 +1,8 @@
-"""Which code counts as the same as which, and why: `results/STUDY/accepted.json`, written by `seqlib verify --accept`.
+"""Which code counts as the same as which, and why: `results/STUDY/accepted.json`.
 
-Every entry leads from the fingerprint that a record carries (or that was accepted before) to a newer one,
-arm by arm, with the evidence: the runs that agreed to the bit, the machine and the date.
+`seqlib verify --accept` writes it. Every entry leads from the fingerprint that a record carries (or
+that was accepted before) to a newer one, arm by arm, with the evidence: the runs that agreed to the
+bit, the machine and the date.
 """
 
 import functools
@@ -9,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from seqlib.errors import SeqlibError
 from seqlib.store import Store
 
 
@@ -19,13 +21,19 @@ def path_of(name: str) -> Path:
 
 @functools.lru_cache(maxsize=16)
 def _accepted(path: Path, changed: int) -> dict[str, Any]:
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise SeqlibError(f"{path} is not JSON ({error}); take it from git again") from None
 
 
 def entries(name: str) -> dict[str, Any]:
-    """A study's accepted changes: {"evidence": [...], "codes": {old: {arm: {new: number of the evidence}}}}."""
+    """A study's accepted changes: {"evidence": [...], "codes": {old: {arm: {new: number}}}}, where
+    the number is that of the evidence. Raises SeqlibError on a damaged file."""
     path = path_of(name)
-    return _accepted(path, path.stat().st_mtime_ns) if path.exists() else {"evidence": [], "codes": {}}
+    if not path.exists():
+        return {"evidence": [], "codes": {}}
+    return _accepted(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -42,4 +50,5 @@ def _reachable(path: Path, changed: int, arm: str, code: str) -> frozenset[str]:
 def equivalents(name: str, arm: str, code: str) -> frozenset[str]:
     """`code` and all that was accepted in its place for an arm."""
     path = path_of(name)
-    return _reachable(path, path.stat().st_mtime_ns, arm, code) if path.exists() else frozenset((code,))
+    changed = path.stat().st_mtime_ns if path.exists() else None
+    return _reachable(path, changed, arm, code) if changed else frozenset((code,))

@@ -15,7 +15,7 @@ def chosen(study: str, experiment: str | Iterable[str] | None) -> list[str]:
     """Experiments by name, all of the archive where none is named.
 
     Raises UsageError on an unknown study or experiment, and on one that is not archived."""
-    known = [name for name in plan.experiments(study) if name not in plan.NOT_ARCHIVED]
+    known = plan.of_archive(study)
     if experiment is None:
         return known
     several = isinstance(experiment, Iterable) and not isinstance(experiment, str)

@@ -13,7 +13,7 @@ seconds, and the short runs by which `seqlib verify` compares two versions of th
 """
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from reprlib import repr as short
@@ -34,6 +34,11 @@ def experiments(name: str) -> list[str]:
     return list(_plan(name))
 
 
+def of_archive(name: str) -> list[str]:
+    """Names of the experiments that make up a study's archive."""
+    return [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED]
+
+
 def specs(name: str, experiment: str) -> list[Spec]:
     """The runs of one experiment, each once. Raises UsageError that names file and entry."""
     _entry(name, experiment)
@@ -42,18 +47,14 @@ def specs(name: str, experiment: str) -> list[Spec]:
 
 @functools.lru_cache(maxsize=64)
 def _specs(name: str, experiment: str, changed: int) -> tuple[Spec, ...]:
-    where = f"{_path(name)}, {experiment}"
-    found = [spec for grid in grids(name, experiment) for spec in expand(name, grid, where)]
-    return tuple({spec.key: spec for spec in found}.values())
+    return tuple(overridden(name, experiment, {}))
 
 
 def archived(name: str, chosen: Iterable[str] | None = None) -> dict[str, list[str]]:
     """Keys of the runs of some experiments, by default of all that are archived, each with the
     experiments that it belongs to."""
-    if chosen is None:
-        chosen = [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED]
     found: dict[str, list[str]] = {}
-    for experiment in chosen:
+    for experiment in of_archive(name) if chosen is None else chosen:
         for spec in specs(name, experiment):
             found.setdefault(spec.key, []).append(experiment)
     return found
@@ -63,17 +64,21 @@ def overridden(name: str, experiment: str, settings: Mapping[str, Any]) -> list[
     """The runs of an experiment with some fields set otherwise: a value, or several to run each of.
 
     Raises UsageError on an unknown experiment or field, and on a value that is not allowed."""
-    known = sorted(set(studies.get(name).spec.model_fields) - {"study"})
+    kind, found = studies.get(name), {}
+    known = sorted(set(kind.spec.model_fields) - {"study"})
     for field in settings:
         if field not in known:
             raise nearest(f"setting of {name}", field, known)
-    found = []
+    where = f"study {name}" if settings else f"{_path(name)}, {experiment}"
     for grid in grids(name, experiment):
         # a grid without seeds draws nothing at random: one run is enough
-        changes = {field: _plain(value) for field, value in settings.items()
+        changes = {field: value for field, value in settings.items()
                    if field != "seed" or "seed" in grid}
-        found += expand(name, _changed(grid, changes))
-    return list({spec.key: spec for spec in found}.values())
+        try:
+            found |= {spec.key: spec for spec in expand(kind, _changed(grid, changes))}
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+    return list(found.values())
 
 
 def grids(name: str, experiment: str, seen: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -120,56 +125,39 @@ def _changed(grid: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
     return alone | {**changes, "zip": together | new}
 
 
-def _plain(value: Any) -> Any:
-    """A value of numpy, a tuple or a range as plain Python's."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return list(value) if isinstance(value, (tuple, range)) else value
-
-
-def expand(name: str, grid: Mapping[str, Any], where: str = "") -> list[Spec]:
+def expand(kind: studies.Study, grid: Mapping[str, Any]) -> list[Spec]:
     """Every run of a grid, seed by seed, so that what is cut short is still paired.
 
-    Raises UsageError, which begins with `where`, on a field or value that no spec can have."""
-    kind = studies.get(name)
-    try:
-        return _expand(kind, grid)
-    except UsageError as error:
-        raise UsageError(f"{where or f'study {name}'}: {error}") from None
-
-
-def _expand(kind: studies.Study, grid: Mapping[str, Any]) -> list[Spec]:
+    Raises UsageError on a field or a value that the study's spec does not have."""
     together = grid.get("zip", {})
     if len({len(values) for values in together.values()}) > 1:
         raise UsageError("the lists of zip are not of one length")
     rows = [dict(zip(together, values)) for values in zip(*together.values())] or [{}]
-    seeds = _seeds(grid.get("seed", 1))
-    alone = {field: _choices(kind.spec, field, value) for field, value in grid.items()
-             if field not in ("seed", "zip")}
-    found = []
-    for seed, row, values in product(seeds, rows, product(*alone.values())):
-        found.append(one(kind, dict(zip(alone, values)) | row | {"seed": seed}))
-    return found
+    alone = {field: _values(kind.spec, field, value)
+             for field, value in {"seed": 1, **grid}.items() if field != "zip"}
+    seeds = alone.pop("seed")
+    return [one(kind, dict(zip(alone, values)) | row | {"seed": seed})
+            for seed, row, values in product(seeds, rows, product(*alone.values()))]
 
 
-def _choices(spec: type[Spec], field: str, value: Any) -> list[Any]:
-    """The values that a field takes in turn; of a field that holds a list itself just this one."""
-    known = spec.model_fields.get(field)
-    if not isinstance(value, list) or (known and "tuple" in str(known.annotation)):
+def _values(spec: type[Spec], field: str, value: Any) -> Sequence:
+    """The values that a field takes in turn: those of a list, and the seeds below a number."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    several = isinstance(value, (list, tuple, range))
+    if field == "seed" and not (several and value):
+        if type(value) is not int or not 1 <= value <= 10_000:
+            raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "
+                             f"got {value!r}")
+        return range(value)
+    if not several or "tuple" in str(_annotation(spec, field)):  # that holds a list itself
         return [value]
     if not value:
         raise UsageError(f"{field}: an empty list asks for no run")
     return value
 
 
-def _seeds(seed: Any) -> list[Any]:
-    """Seeds by their number, or as they are listed."""
-    if isinstance(seed, list) and seed:
-        return seed
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 1 <= seed <= 10_000:
-        raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "
-                         f"got {seed!r}")
-    return list(range(seed))
+def _annotation(spec: type[Spec], field: str) -> Any:
+    return getattr(spec.model_fields.get(field), "annotation", None)
 
 
 def one(kind: studies.Study, settings: Mapping[str, Any]) -> Spec:
@@ -187,8 +175,8 @@ def one(kind: studies.Study, settings: Mapping[str, Any]) -> Spec:
             if arm not in value:
                 continue
             value = value[arm]
-        wanted = getattr(kind.spec.model_fields.get(field), "annotation", bool)
-        if isinstance(value, bool) and "bool" not in str(wanted):
+        wanted = _annotation(kind.spec, field)
+        if isinstance(value, bool) and wanted and "bool" not in str(wanted):
             raise UsageError(f"{field}: wants {getattr(wanted, '__name__', wanted)}, got {value}")
         values[field] = value
     try:

@@ -1,8 +1,9 @@
-"""Train archived runs again with today's code and say how far apart the figures are; accept a change of code by evidence.
+"""Train archived runs again with today's code and say how far apart the figures are; accept a
+change of code by evidence.
 
-A change of code is judged on one machine, old code (from its commit, in a worktree) against new: where
-at least one run of every arm agrees to the bit, `accept` writes old fingerprint -> new fingerprint with
-that evidence (see `seqlib.accepted`).
+A change of code is judged on one machine, old code (from its commit, in a worktree) against new:
+where at least one run of every arm agrees to the bit, `accept` writes old fingerprint -> new
+fingerprint with that evidence (see `seqlib.accepted`).
 """
 
 import json
@@ -24,7 +25,7 @@ from seqlib.record import Record, Spec
 from seqlib.store import ROOT, Store, scratch, write_atomically
 
 VERIFIED = "verified.json"
-TIMED = ("seconds", "_mb", "tokens_per_second", "busy_share")  # endings of metrics that no two runs share
+TIMED = ("seconds", "_mb", "tokens_per_second", "busy_share")  # ends of names: no two runs share it
 TRAIN = """
 import json, sys
 from seqlib import study
@@ -40,26 +41,27 @@ import json, sys
 from seqlib import study
 from seqlib.store import Store
 kind = study.get(sys.argv[1])
-found = {(r.spec["arm"], r.provenance["code_hash"]) for r in Store.archive().records(sys.argv[1]) if kind.current(r)}
-print("LINE " + json.dumps(sorted(found)))
+current = [r for r in Store.archive().records(sys.argv[1]) if kind.current(r)]
+print("LINE " + json.dumps(sorted({(r.spec["arm"], r.provenance["code_hash"]) for r in current})))
 """
 
 
 def is_timed(metric: str) -> bool:
-    """Whether a metric tells what a run took, which no two runs share."""
+    """Whether a metric is of what a run took, which no two runs share."""
     return metric.endswith(TIMED)
 
 
 def differences(old: Record, new: Record) -> dict[str, tuple[Any, Any]]:
-    """Figures, timings apart, in which two records differ: metrics by name, curves by name with their first differing point."""
+    """Figures, timings apart, in which two records differ: metrics by name, curves by name with
+    their first differing point."""
     found = {}
-    for name in sorted({*old.metrics, *new.metrics}):
-        a, b = old.metrics.get(name), new.metrics.get(name)
-        if not is_timed(name) and name in old.metrics and a != b:
-            found[name] = (a, b)
+    for name, value in sorted(old.metrics.items()):
+        if not is_timed(name) and value != new.metrics.get(name):
+            found[name] = (value, new.metrics.get(name))
     for name, values in old.curves.items():
         if "seconds" not in name and values != new.curves.get(name):
-            found[f"curve {name}"] = next(((a, b) for a, b in zip(values, new.curves.get(name, [])) if a != b), (None, None))
+            points = zip(values, new.curves.get(name, []))
+            found[f"curve {name}"] = next(((a, b) for a, b in points if a != b), (None, None))
     return found
 
 
@@ -71,36 +73,54 @@ def relative(pair: tuple[Any, Any]) -> float:
     return abs(a - b) / max(abs(a), abs(b), 1e-12)
 
 
-def sample(name: str, arms: Iterable[str] | None, number: int) -> list[Spec]:
-    """The `number` cheapest archived runs of every arm, cheapest arm first."""
+def sample(name: str, arms: Iterable[str] | None, number: int,
+           experiment: str | None = None) -> list[Spec]:
+    """The `number` cheapest archived runs of every arm, or all runs of an experiment.
+
+    Raises UsageError on an unknown study, arm or experiment, and where there is no such run."""
     kind = studies.get(name)
     for arm in arms or ():
         if arm not in kind.arms:
             raise nearest(f"arm of {name}", arm, kind.arms)
-    planned, by_arm = plan.archived(name), {}
-    for record in Store.archive().records(name):
-        arm = record.spec["arm"]
-        if record.key in planned and (arms is None or arm in arms):
-            by_arm.setdefault(arm, []).append((record.provenance.get("wall_seconds", 0.0), record.spec["seed"], record.key, record))
-    chosen = [record for own in by_arm.values() for *_, record in sorted(own, key=lambda row: row[:3])[:number]]
-    return [kind.spec(**record.spec) for record in chosen]
+    if experiment:
+        chosen = plan.specs(name, experiment)
+    else:
+        planned, by_arm = plan.archived(name), {}
+        for record in Store.archive().records(name):
+            if record.key in planned:
+                cost = (record.provenance.get("wall_seconds", 0.0), record.spec["seed"], record.key)
+                by_arm.setdefault(record.spec["arm"], []).append((cost, record.spec))
+        chosen = [kind.spec(**spec) for runs in by_arm.values()
+                  for _, spec in sorted(runs, key=lambda run: run[0])[:number]]
+    chosen = [spec for spec in chosen if arms is None or spec.arm in arms]
+    if not chosen:
+        raise UsageError(f"{experiment or 'the archive'} has no such run of {name} to train again")
+    return chosen
+
+
+def _trained(name: str, specs: list[Spec]) -> Iterator[tuple[Spec, Record]]:
+    """Runs with the records that today's code makes of them."""
+    kind = studies.get(name)
+    for group in kind.groups(specs):
+        yield from zip(group, kind.train(group))
 
 
 def check(name: str, specs: list[Spec]) -> list[dict[str, Any]]:
-    """Train runs again; a row a run: how many metrics agree to the bit, the largest relative difference, its metric."""
-    kind, rows = studies.get(name), []
-    for group in kind.groups(specs):
-        for spec, new in zip(group, kind.train(group)):
-            old = Store.archive().get(spec)
-            if old is None:
-                continue
-            apart = {k: v for k, v in differences(old, new).items() if not k.startswith("curve")}
-            worst = max(apart, key=lambda k: relative(apart[k]), default="")
-            rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key[:12],
-                         "metrics": sum(not is_timed(m) for m in old.metrics), "differ": len(apart),
-                         "largest": relative(apart[worst]) if worst else 0.0, "metric": worst,
-                         "recorded": apart[worst][0] if worst else None, "now": apart[worst][1] if worst else None,
-                         "outcome": outcome(apart)})
+    """Train runs again; a row a run: how many metrics agree to the bit, the largest relative
+    difference, its metric."""
+    rows = []
+    for spec, new in _trained(name, specs):
+        old = Store.archive().get(spec)
+        if old is None:
+            continue
+        apart = {metric: pair for metric, pair in differences(old, new).items()
+                 if not metric.startswith("curve")}
+        worst = max(apart, key=lambda metric: relative(apart[metric]), default="")
+        recorded, now = apart.get(worst, (None, None))
+        rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key[:12],
+                     "metrics": sum(not is_timed(metric) for metric in old.metrics),
+                     "differ": len(apart), "largest": relative(apart[worst]) if worst else 0.0,
+                     "metric": worst, "recorded": recorded, "now": now, "outcome": outcome(apart)})
     return rows
 
 
@@ -112,31 +132,35 @@ def outcome(apart: dict[str, tuple[Any, Any]]) -> str:
 
 
 def commit_of(name: str) -> str:
-    """A commit's full name. Raises UsageError where the project's repository has none of that name."""
-    done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--verify", f"{name}^{{commit}}"], capture_output=True, text=True)
+    """A commit's full name. Raises UsageError where the project has no such commit."""
+    done = _git("rev-parse", "--verify", f"{name}^{{commit}}")
     if done.returncode:
         raise UsageError(f"--against {name}: no such commit in {ROOT}")
     return done.stdout.strip()
 
 
+def _git(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True)
+
+
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
-    """The project as it was at a commit, in a folder of its own. Raises UsageError where there is no such commit."""
+    """The project as it was at a commit, in a new folder. Raises UsageError without the commit."""
     with tempfile.TemporaryDirectory(prefix="seqlib-") as folder:
         path = Path(folder) / "old"
-        done = subprocess.run(["git", "-C", str(ROOT), "worktree", "add", "--detach", "-q", str(path), commit],
-                              capture_output=True, text=True)
+        done = _git("worktree", "add", "--detach", "-q", str(path), commit)
         if done.returncode:
             raise UsageError(f"--against {commit}: {done.stderr.strip().splitlines()[-1]}")
         try:
             yield path
         finally:
-            subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(path)], capture_output=True)
+            _git("worktree", "remove", "--force", str(path))
 
 
 def in_worktree(folder: Path, program: str, name: str, text: str = "") -> Iterator[str]:
-    """Lines that a small program prints, run with the package of a worktree. Raises SeqlibError
-    with its last line of error."""
+    """Lines that a small program prints, run with the package of a worktree.
+
+    Raises SeqlibError with its last line of error."""
     environment = {**os.environ, "PYTHONPATH": str(folder), "SEQLIB_RUNS": str(folder / ".runs"),
                    "SEQLIB_RESULTS": str(Store.archive().root.resolve())}
     path = folder / "verify_with_old_code.py"  # a file: some studies start processes that import it
@@ -162,7 +186,7 @@ def in_worktree(folder: Path, program: str, name: str, text: str = "") -> Iterat
 
 def old_records(name: str, groups: list[list[Spec]], commit: str) -> dict[str, Record]:
     """Records that the code of a commit makes here, by key; kept in scratch, so that an interrupted
-    comparison goes on."""
+    comparison goes on. Raises SeqlibError where that code cannot make them."""
     kept = Store(scratch() / "verify" / commit[:12])
     found = {record.key: record for group in groups for record in map(kept.get, group) if record}
     missing = [group for group in groups if not all(spec.key in found for spec in group)]
@@ -178,48 +202,55 @@ def old_records(name: str, groups: list[list[Spec]], commit: str) -> dict[str, R
 
 def compare_code(name: str, specs: list[Spec], commit: str) -> list[dict[str, Any]]:
     """Runs trained here by the code of a commit and by today's; a row a run with what differs."""
-    kind, rows = studies.get(name), []
-    groups = kind.groups(specs)
-    old = old_records(name, groups, commit)
-    for group in groups:
-        for spec, new in zip(group, kind.train(group)):
-            apart = differences(old[spec.key], new)
-            rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key, "differ": sorted(apart),
-                         "code": old[spec.key].provenance["code_hash"], "outcome": "to the bit" if not apart else "off"})
+    rows = []
+    old = old_records(name, studies.get(name).groups(specs), commit)
+    for spec, new in _trained(name, specs):
+        if spec.key not in old:
+            raise SeqlibError(f"{name}/{spec.arm}: a run has other settings at {commit}")
+        apart = differences(old[spec.key], new)
+        rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key, "differ": sorted(apart),
+                     "code": old[spec.key].provenance["code_hash"],
+                     "outcome": "off" if apart else "to the bit"})
     return rows
 
 
-def accept(name: str, rows: list[dict[str, Any]], commit: str, machine: dict[str, Any]) -> dict[str, int]:
-    """Write old code -> today's code for every arm all of whose compared runs agree to the bit, with that evidence. Raises
-    SeqlibError where a run differs."""
-    off = [row for row in rows if row["outcome"] != "to the bit"]
-    if off:
-        raise SeqlibError(f"{name}/{off[0]['arm']} seed {off[0]['seed']}: today's code differs from {commit} in "
-                          f"{', '.join(off[0]['differ'][:3])}; nothing was accepted. If the change is meant, sweep the study again")
-    kind = studies.get(name)
-    known = json.loads(json.dumps(accepted.entries(name)))
-    planned = plan.archived(name)
-    known["evidence"].append({
-        "date": date.today().isoformat(), "against": commit, "kind": "runs", "machine": machine,
-        "of": "archived runs" if all(row["key"] in planned for row in rows) else "short runs", 
-        "runs": {arm: [row["key"] for row in rows if row["arm"] == arm] for arm in sorted({row["arm"] for row in rows})}})
-    number = len(known["evidence"]) - 1
-    arms = sorted({row["arm"] for row in rows})
-    codes = {arm: {row["code"] for row in rows if row["arm"] == arm} for arm in arms}
-    with worktree(commit) as folder:  # the same code under other fingerprints, such as an earlier one of its bytes
+def accept(name: str, rows: list[dict[str, Any]], commit: str,
+           machine: dict[str, Any]) -> dict[str, int]:
+    """Write old code -> today's code for every arm, with the rows of `compare_code` as evidence.
+
+    Raises SeqlibError where a run differs."""
+    for row in rows:
+        if row["outcome"] != "to the bit":
+            figures = ", ".join(row["differ"][:3])
+            raise SeqlibError(f"{name}/{row['arm']} seed {row['seed']}: today's code differs from "
+                              f"{commit} in {figures}; nothing was accepted. If the change is "
+                              "meant, sweep the study again")
+    kind, planned = studies.get(name), plan.archived(name)
+    runs: dict[str, list[str]] = {}
+    codes: dict[str, set[str]] = {}
+    for row in sorted(rows, key=lambda row: row["arm"]):
+        runs.setdefault(row["arm"], []).append(row["key"])
+        codes.setdefault(row["arm"], set()).add(row["code"])
+    with worktree(commit) as folder:  # what that code counted as current, by other fingerprints
         [line] = in_worktree(folder, CODES, name)
         for arm, code in json.loads(line):
             codes.setdefault(arm, set()).add(code)
-    for arm in arms:
-        for old in codes[arm]:
-            if old != kind.fingerprint(arm):
-                known["codes"].setdefault(old, {}).setdefault(arm, {})[kind.fingerprint(arm)] = number
+    known = json.loads(json.dumps(accepted.entries(name)))  # a copy: the entries are cached
+    number = len(known["evidence"])
+    of = "archived runs" if all(row["key"] in planned for row in rows) else "short runs"
+    known["evidence"].append({"date": date.today().isoformat(), "against": commit, "kind": "runs",
+                              "machine": machine, "of": of, "runs": runs})
+    for arm in runs:
+        today = kind.fingerprint(arm)
+        for old in sorted(codes[arm] - {today}):
+            known["codes"].setdefault(old, {}).setdefault(arm, {})[today] = number
     write_atomically(accepted.path_of(name), json.dumps(known, indent=1).encode())
-    return {"arms": len(arms), "runs": len(rows)}
+    return {"arms": len(runs), "runs": len(rows)}
 
 
 def keep(name: str, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Path:
     """Write the outcome of `check`, which the site shows."""
     path = Store.archive().root / name / VERIFIED
-    write_atomically(path, json.dumps({"date": date.today().isoformat(), "machine": machine, "runs": rows}, indent=1).encode())
+    kept = {"date": date.today().isoformat(), "machine": machine, "runs": rows}
+    write_atomically(path, json.dumps(kept, indent=1).encode())
     return path

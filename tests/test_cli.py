@@ -16,17 +16,27 @@ def call(*arguments, capsys):
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("arguments, told", [
+@pytest.mark.parametrize("arguments, problem", [
     (["run", "nope"], "unknown study 'nope'; choose from: airline"),
     (["run", "ernie", "--set", "base=bert"], "base"),
     (["run", "airline", "--profile", "huge"], "unknown profile 'huge'"),
     (["run", "airline", "--set", "seeds=many"], "seeds"),
     (["run", "airline", "--set", "seeds=0"], "seeds"),
-    (["run", "airline", "--set", "depth=3"], "unknown parameter 'depth'"),
+    (["run", "airline", "--set", "depth=3"], "unknown parameter of airline 'depth'"),
     (["run", "airline", "--set", "seeds"], "NAME=VALUE"),
     (["run", "airline", "--set", "arms=[nothing]"], "'nothing'"),
     (["run", "--workers", "0"], "--workers"),
     (["sweep", "airline", "--arms", "lstn"], "'lstn'"),
+    (["sweep", "airline", "--arms", " , "], "wants names, separated by commas"),
+    (["sweep", "airline", "smoke", "--arms", "lstm-logdiff"], "did you mean 'lstm'"),
+    (["sweep", "airline", "smoke", "--set", "arms=lstm"], "use --arms"),
+    (["sweep", "airline", "smoke", "--set", "seed=3"], "use --seeds"),
+    (["sweep", "airline", "smoke", "--set", "study=gpt2"], "unknown setting of airline 'study'"),
+    (["sweep", "airline", "smoke", "--set", "lr="], "NAME=V1,V2"),
+    (["sweep", "airline", "smoke", "--set", "lr=1", "--set", "lr=2"], "stands twice"),
+    (["sweep", "airline", "smoke", "--set", "lr=[1e-3"], "--set lr, line 1"),
+    (["sweep", "airline", "smoke", "--set", "lr={lstn: 1}"], "did you mean 'lstm'"),
+    (["sweep", "airline", "smoke", "--set", "epochs=true"], "epochs: wants int"),
     (["sweep", "airline", "--seeds", "5-2"], "--seeds"),
     (["sweep", "airline", "--seeds", "a"], "--seeds"),
     (["sweep", "airline", "--seeds", "²"], "--seeds"),
@@ -39,6 +49,12 @@ def call(*arguments, capsys):
     (["sweep", "airline", "published", "--set", "epochs"], "NAME=V1,V2"),
     (["sweep", "airline", "published", "--profile", "smoke"], "leave one out"),
     (["verify", "airline", "--arms", "lstn"], "did you mean 'lstm'"),
+    (["verify", "airline", "--arms", ","], "wants names"),
+    (["verify", "airline", "--arms", "lstm"], "the archive has no such run of airline"),
+    (["verify", "airline", "--experiment", "check"], "go with --accept"),
+    (["verify", "airline", "--against", "HEAD"], "go with --accept"),
+    (["verify", "airline", "--accept", "--experiment", "chek"], "did you mean 'check'"),
+    (["verify", "airline", "--accept", "--experiment", "check", "--arms", "naiv"], "'naive'"),
     (["verify", "airline", "--accept", "--against", "nothing"], "no such commit"),
     (["new", "airline"], "already"),
     (["new", "Two Words"], "cannot name a study"),
@@ -53,30 +69,34 @@ def call(*arguments, capsys):
     (["run", "shakespeare", "--set", "corpus=sonnets"], "corpus"),
     (["frobnicate"], "No such command"),
 ])
-def test_bad_usage_is_one_line_and_exit_code_2(arguments, told, capsys):
+def test_bad_usage_is_one_line_and_exit_code_2(arguments, problem, capsys):
     code, out, err = call(*arguments, capsys=capsys)
-    assert code == 2 and told in err and len(err.strip().splitlines()) == 1 and not out
+    assert code == 2 and problem in err and not out
+    assert len(err.strip().splitlines()) == 1
 
 
 def test_debug_adds_the_traceback(capsys):
     assert "Traceback" in call("params", "nope", "--debug", capsys=capsys)[2]
 
 
-@pytest.mark.parametrize("name", ["run", "sweep", "verify", "new", "claims", "params", "bench", "data", "status"])
+@pytest.mark.parametrize("name", sorted(cli.cli.commands))
 def test_every_command_has_help_with_an_example(name):
     shown = CliRunner().invoke(cli.cli, [name, "--help"])
-    assert shown.exit_code == 0 and f"Example:\n    seqlib {name}" in shown.output
+    assert shown.exit_code == 0 and f"Example: seqlib {name}" in shown.output
 
 
 def test_params_json(capsys):
     counts = json.loads(call("params", "airline", "--json", capsys=capsys)[1])
-    assert counts["lstm"] == {"trainable": 50497, "total": 50497} and set(counts) >= {"gru", "rope", "learned-logdiff"}
+    assert counts["lstm"] == {"trainable": 50497, "total": 50497}
+    assert set(counts) >= {"gru", "rope", "learned-logdiff"}
 
 
 def test_claims_json_has_every_claim_and_its_figures(capsys):
     rows = json.loads(call("claims", "--json", capsys=capsys)[1])
-    assert len(rows) == 46 and all({"id", "study", "verdict", "seeds", "ours", "ci", "seed_value"} <= set(r) for r in rows)
-    assert {r["id"] for r in rows if r["study"] == "ernie"} == {f"E0{n}" for n in range(1, 7)}
+    names = {"id", "study", "verdict", "seeds", "ours", "ci", "seed_value"}
+    assert len(rows) == 46 and all(names <= set(row) for row in rows)
+    ernie = {row["id"] for row in rows if row["study"] == "ernie"}
+    assert ernie == {"E01", "E02", "E03", "E04", "E05", "E06"}
 
 
 def test_data_json(capsys):
@@ -91,23 +111,46 @@ def test_sweep_fills_the_live_store_and_status_counts_it(capsys):
     code, out, _ = call(*arguments, capsys=capsys)
     assert code == 0 and "4 records" in out and "4 of them new" in out
     assert "0 of them new" in call(*arguments, capsys=capsys)[1]
+    rows = airline_status(capsys)
+    assert rows["live"]["records"] == 4 and rows["archive"]["records"] == 0
+
+
+def airline_status(capsys):
+    """Rows of `seqlib status` by store."""
     rows = json.loads(call("status", "--json", capsys=capsys)[1])
-    assert {(r["store"], r["records"]) for r in rows if r["study"] == "airline"} == {("live", 4), ("archive", 0)}
+    return {row["store"]: row for row in rows if row["study"] == "airline"}
 
 
-def test_seeds_choose_among_those_of_the_plan_and_more_are_added_where_it_has_fewer(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr("seqlib.sweep.sweep", lambda specs, *a, **k: asked.append(sorted({s.seed for s in specs})) or [])
-    for name, experiment, seeds in (("gpt2", "grid", "1000"), ("attention_search", "fair", "0-1"), ("airline", "smoke", "4")):
-        assert call("sweep", name, experiment, "--seeds", seeds, capsys=capsys)[0] == 0
-    assert asked == [[1000], [0, 1], [4]]
+@pytest.mark.parametrize("name, experiment, asked, seeds", [
+    ("gpt2", "grid", "1000", [1000]), ("attention_search", "fair", "0-1", [0, 1]),
+    ("airline", "smoke", "4", [4]),
+])
+def test_seeds_choose_among_those_of_the_plan_and_more_are_added_where_it_has_fewer(
+        monkeypatch, capsys, name, experiment, asked, seeds):
+    swept = []
+
+    def keep(specs, *arguments, **options):
+        swept.append(specs)
+        return []
+
+    monkeypatch.setattr("seqlib.sweep.sweep", keep)
+    assert call("sweep", name, experiment, "--seeds", asked, capsys=capsys)[0] == 0
+    [specs] = swept
+    assert sorted({spec.seed for spec in specs}) == seeds
+
+
+def test_a_setting_may_be_a_list_or_a_mapping_by_arm():
+    found = cli.parse_settings(["lr=1e-3, 1e-4", "lora={full: 1, lora: 2}", "batch=8"])
+    assert found == {"lr": [1e-3, 1e-4], "lora": [{"full": 1, "lora": 2}], "batch": [8]}
 
 
 def test_only_planned_runs_enter_the_archive(capsys):
     assert call("sweep", "airline", "baselines", "--arms", "naive", capsys=capsys)[0] == 0
-    assert call("sweep", "airline", "published", "--arms", "rope", "--seeds", "0", "--set", "epochs=1", capsys=capsys)[0] == 0
-    rows = {r["store"]: r for r in json.loads(call("status", "--json", capsys=capsys)[1]) if r["study"] == "airline"}
-    assert rows["archive"]["records"] == 1 and rows["archive"]["unplanned"] == 0 and rows["live"]["records"] == 1
+    arguments = ("sweep", "airline", "published", "--arms", "rope", "--seeds", "0")
+    assert call(*arguments, "--set", "epochs=1", capsys=capsys)[0] == 0
+    rows = airline_status(capsys)
+    assert rows["archive"]["records"] == 1 and rows["archive"]["unplanned"] == 0
+    assert rows["live"]["records"] == 1
 
 
 def test_an_unwritable_store_is_one_line_and_exit_code_1(tmp_path, monkeypatch, capsys):

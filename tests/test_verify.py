@@ -6,16 +6,17 @@ import subprocess
 
 import pytest
 
-from seqlib import plan, study, verify
-from seqlib.errors import UsageError
-from seqlib.store import Store
+from seqlib import accepted, plan, study, verify
+from seqlib.errors import SeqlibError, UsageError
+from seqlib.store import Store, write_atomically
 from seqlib.sweep import sweep
 from tests.test_study import ROOT, run
 
 
 @pytest.fixture
 def archive():
-    specs = [spec for spec in plan.specs("airline", "baselines") if spec.arm in ("naive", "ridge-ar12")]
+    planned = plan.specs("airline", "baselines")
+    specs = [spec for spec in planned if spec.arm in ("naive", "ridge-ar12")]
     sweep(specs, Store.archive(), quiet=True)
     return specs
 
@@ -24,10 +25,12 @@ def test_an_archived_run_is_trained_again_and_compared_figure_by_figure(archive)
     specs = verify.sample("airline", None, 1)
     assert {spec.arm for spec in specs} == {"naive", "ridge-ar12"}
     rows = verify.check("airline", specs)
-    assert {row["outcome"] for row in rows} == {"to the bit"} and all(row["metrics"] > 8 for row in rows)
+    assert {row["outcome"] for row in rows} == {"to the bit"}
+    assert all(row["metrics"] > 8 for row in rows)
     record = Store.archive().get(archive[0])
     for factor, outcome in ((1 + 1e-5, "to rounding"), (1.1, "off")):
-        changed = record.model_copy(update={"metrics": {**record.metrics, "test_mae": record.metrics["test_mae"] * factor}})
+        metrics = {**record.metrics, "test_mae": record.metrics["test_mae"] * factor}
+        changed = record.model_copy(update={"metrics": metrics})
         changed.checksum = changed.expected_checksum()
         Store.archive().put(changed)
         row = next(row for row in verify.check("airline", specs) if row["arm"] == archive[0].arm)
@@ -35,22 +38,37 @@ def test_an_archived_run_is_trained_again_and_compared_figure_by_figure(archive)
 
 
 def test_what_no_two_runs_share_is_left_out():
-    assert all(map(verify.is_timed, ("seconds", "step_cpu_seconds", "peak_rss_mb", "tokens_per_second", "busy_share")))
+    timed = ("seconds", "step_cpu_seconds", "peak_rss_mb", "tokens_per_second", "busy_share")
+    assert all(map(verify.is_timed, timed))
     assert not any(map(verify.is_timed, ("test_mae", "saved_bytes", "parameters")))
 
 
-def test_an_unknown_arm_is_named():
-    with pytest.raises(UsageError, match="did you mean 'lstm'"):
-        verify.sample("airline", ["lstn"], 1)
+@pytest.mark.parametrize("arguments, problem", [
+    ((["lstn"], 1), "did you mean 'lstm'"), ((["lstm"], 1), "the archive has no such run"),
+    ((["lstm"], 1, "baselines"), "baselines has no such run"),
+    ((None, 1, "chek"), "did you mean 'check'"),
+])
+def test_what_cannot_be_trained_again_is_named(archive, arguments, problem):
+    with pytest.raises(UsageError, match=problem):
+        verify.sample("airline", *arguments)
+
+
+def test_damaged_evidence_is_named():
+    path = accepted.path_of("airline")
+    write_atomically(path, b'{"codes": {')
+    with pytest.raises(SeqlibError, match=r"accepted.json is not JSON .*; take it from git again"):
+        accepted.equivalents("airline", "lstm", "0" * 64)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """A repository with one study more, and its runs."""
     root = tmp_path_factory.mktemp("project")
-    shutil.copytree(ROOT / "seqlib", root / "seqlib", ignore=shutil.ignore_patterns("__pycache__"))
+    ignore = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "seqlib", root / "seqlib", ignore=ignore)
     assert run(root, "-m", "seqlib", "new", "copy_first").returncode == 0
-    edit(root, "plan.yaml", "archive: {arm: [lstm, gru], seed: 8}", "archive: {arm: [lstm, gru], seed: 1, steps: 5}")
+    edit(root, "plan.yaml", "archive: {arm: [lstm, gru], seed: 8}",
+         "archive: {arm: [lstm, gru], seed: 1, steps: 5}")
     assert run(root, "-m", "seqlib", "sweep", "copy_first").returncode == 0
     git(root, "init", "-q")
     git(root, "add", "seqlib")
@@ -69,17 +87,18 @@ def edit(root, file, old, new):
 
 
 def older(root):
-    done = run(root, "-c", "import seqlib; print((~seqlib.load('copy_first').current.astype(bool)).sum())")
+    current = "seqlib.load('copy_first').current.astype(bool)"
+    done = run(root, "-c", f"import seqlib; print((~{current}).sum())")
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
 
 
 def test_code_that_makes_the_same_figures_is_accepted_with_its_evidence(project):
     assert older(project) == 0
-    edit(project, "__init__.py", "    x = torch.rand(batch, length, generator=generator)\n    return x, x[:, 0]",
-         "    values = torch.rand(batch, length, generator=generator)\n    return values, values[:, 0]")
+    draw = "{0} = torch.rand(batch, length, generator=generator)\n    return {0}, {0}[:, 0]"
+    edit(project, "__init__.py", draw.format("x"), draw.format("values"))
     assert older(project) == 2
-    done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--against", "HEAD", "--json")
+    done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--json")
     assert done.returncode == 0, done.stderr
     assert {row["outcome"] for row in json.loads(done.stdout)} == {"to the bit"}
     assert older(project) == 0
@@ -92,9 +111,10 @@ def test_code_that_makes_other_figures_is_refused_and_named(project):
     edit(project, "__init__.py", "return values, values[:, 0]", "return values, values[:, 1]")
     assert older(project) == 2
     done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--against", "HEAD")
-    assert done.returncode == 1 and "differs from" in done.stderr and "nothing was accepted" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert (project / "results" / "copy_first" / "accepted.json").read_text() == before and older(project) == 2
+    assert done.returncode == 1 and "differs from" in done.stderr
+    assert "nothing was accepted" in done.stderr and "Traceback" not in done.stderr
+    assert (project / "results" / "copy_first" / "accepted.json").read_text() == before
+    assert older(project) == 2
 
 
 @pytest.mark.parametrize("name", study.names())
