@@ -1,4 +1,4 @@
-"""The ERNIE study: Paddle against Hugging Face, adapters, data, pretraining, protocols, one small run."""
+"""The ERNIE study: Paddle against Hugging Face, adapters, data, pretraining, one small run."""
 
 import json
 import os
@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 from transformers import ErnieConfig, ErnieForPreTraining, ErnieForSequenceClassification
 
-from seqlib import code, data, headlines, plan, study
+from seqlib import claims, code, data, headlines, plan, study
 from seqlib.bench import Case, measure
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.processes import cores
@@ -701,15 +702,17 @@ def test_a_rate_falls_to_zero_behind_a_warm_up_or_stays():
 
 def test_a_loss_that_is_not_finite_names_the_run_and_the_way_out(small_text, monkeypatch):
     wild = spec("full", lr=1.0, batch=1).model_copy(update={"lr": 1e30})
-    with pytest.raises(SeqlibError, match="ernie/full seed 0: .*lower lr"):
+    with pytest.raises(SeqlibError, match="ernie/full seed 0: .*lower the learning rate"):
         run(wild)
     monkeypatch.setattr(pretrain, "LR", 1e30)
     with pytest.raises(SeqlibError, match="ernie/pretraining seed 0: loss is nan at step"):
         run(making(40))
 
 
-@pytest.mark.parametrize("arm", ["full", "lora"])
-def test_a_kept_model_is_the_one_that_was_tested(arm, small_text):
+@pytest.mark.parametrize("arm, trained", [
+    ("full", lambda k: True), ("lora", lambda k: "lora_" in k or "classifier" in k),
+    ("bitfit", lambda k: k.endswith("bias") or "classifier" in k)])
+def test_a_kept_model_is_the_one_that_was_tested(arm, trained, small_text, recwarn):
     own = spec(arm, base_steps=2, protocol="fair", examples=0)
     with pytest.raises(UsageError, match="no weights of|delete it, and it is made anew"):
         run(making(2))
@@ -721,7 +724,8 @@ def test_a_kept_model_is_the_one_that_was_tested(arm, small_text):
     assert logits.argmax(1).tolist() == record.curves["test_predicted"]
     kept = set(load_file(study.weights(own) / classifier.WEIGHTS))
     names = getattr(model, "model", model).state_dict()
-    assert kept == {k for k in names if arm == "full" or "lora_" in k or "classifier" in k}
+    assert kept == {k for k in names if trained(k)}
+    assert not [warning for warning in recwarn if "Skip loading" in str(warning.message)]
     share = tune.probabilities(model, vocab, "天地，人")
     assert share.shape == (15,) and share.sum() == pytest.approx(1)
     with pytest.raises(UsageError, match="empty"):
@@ -779,6 +783,49 @@ def test_the_archives_rates_are_those_that_its_grid_chose():
             for s in plan.specs("ernie", name)}
     assert set(best) == {*TUNED, "full-random", "lora-r8-a16-d0"}
     assert all(used[name] == rate for name, rate in best.items())
+
+
+# Claims
+
+
+def archive():
+    """Made-up runs of every experiment that a claim is tested on."""
+    random, rows = np.random.default_rng(0), []
+    names = ("fair", "random", "variants", "published-1", "published-2", "cost")
+    for name, own in ((n, own) for n in names for own in plan.specs("ernie", n)):
+        accuracy = 0.5 - 0.02 * (own.arm != "full") - 0.03 * (own.r == 8) + 0.005 * random.random()
+        accuracy -= 0.2 * (own.base_steps == 0)
+        memory = 900 - 300 * (own.arm != "full") + 20 * own.batch + random.random()
+        figures = dict.fromkeys(("trainable", "total", "seconds", "dev_accuracy", "dev_loss_nats",
+                                 "test_loss_nats"), 1 + random.random())
+        rows.append({"experiment": name, **own.model_dump(), **figures, "label": own.arm,
+                     "test_accuracy": accuracy, "training_memory_mb": memory, "busy_share": 0.95,
+                     "current": True, "key": own.key})
+    return pd.DataFrame(rows)
+
+
+def judged(runs):
+    return {row.id: row for row in claims.judge("ernie", claims.read("ernie").claims, runs)}
+
+
+def test_the_claims_are_decided_by_the_archive():
+    runs = archive()
+    rows = judged(runs)
+    assert rows["E01"].verdict == rows["E02"].verdict == "not comparable"
+    assert "empty" in rows["E01"].reason and rows["E03"].verdict == "reproduced"
+    assert {rows[name].verdict for name in ("E04", "E05", "E06")} == {"reproduced"}
+    assert rows["E04"].seeds == 8 and len(rows["E04"].repairs) == 2
+    assert {repair["verdict"] for repair in rows["E04"].repairs.values()} == {"reproduced"}
+    few = judged(runs[runs.seed < 5])["E04"]
+    assert few.verdict == "inconclusive" and "not shown" in few.reason and few.ours
+
+
+def test_a_base_that_is_worth_nothing_says_nothing_on_adapters():
+    runs = archive()
+    rows = judged(runs.assign(test_accuracy=runs.test_accuracy.mask(runs.label.eq("full") & (
+        runs.experiment == "random"), 0.6)))
+    assert rows["E04"].verdict == rows["E05"].verdict == "inconclusive"
+    assert "random weights" in rows["E04"].reason and rows["E06"].verdict == "reproduced"
 
 
 # The bench

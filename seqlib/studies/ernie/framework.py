@@ -25,17 +25,13 @@ MISSING = ("the study ernie needs paddlepaddle and paddlenlp; install them with 
            "constraints.txt paddlepaddle paddlenlp`")
 
 
-def on_amd() -> bool:
-    """Whether the system names an AMD processor."""
-    return CPUINFO.exists() and "AuthenticAMD" in CPUINFO.read_text()
-
-
 def set_up(passive: bool = False) -> dict[str, str]:
     """Set what makes Paddle fast on an AMD processor, and `PASSIVE` where that is asked for, unless
     the user has set it. Returns what was set. Behind Paddle's import it comes too late, and a
     warning says so."""
-    wanted = {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(cores())} if on_amd() else {}
-    wanted |= PASSIVE if passive else {}
+    wanted = dict(PASSIVE) if passive else {}
+    if CPUINFO.exists() and "AuthenticAMD" in CPUINFO.read_text():
+        wanted |= {"MKL_DEBUG_CPU_TYPE": "5", "OMP_NUM_THREADS": str(cores())}
     new = {name: value for name, value in wanted.items() if name not in os.environ}
     listed = ", ".join(f"{name}={value}" for name, value in new.items())
     if new and "paddle" in sys.modules:
@@ -63,8 +59,7 @@ def paddle():
 
 @functools.cache
 def nlp(module: str):
-    """A module of PaddleNLP ("transformers", "peft"), its chatter turned down. Raises SeqlibError
-    where it is not installed."""
+    """A module of PaddleNLP ("transformers", "peft"), its chatter turned down. As `paddle`."""
     paddle()
     loaded = _load(f"paddlenlp.{module}")
     _load("paddlenlp.utils.log").logger.set_level("ERROR")
@@ -73,8 +68,7 @@ def nlp(module: str):
 
 def need() -> None:
     """Raises SeqlibError where Paddle or PaddleNLP is not installed; neither is imported."""
-    names = ("paddle", "paddlenlp")
-    absent = [name for name in names if importlib.util.find_spec(name) is None]
+    absent = [name for name in ("paddle", "paddlenlp") if not importlib.util.find_spec(name)]
     if absent:
         raise SeqlibError(f"{MISSING} (there is no {' and no '.join(absent)})")
 

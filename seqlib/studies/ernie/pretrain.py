@@ -13,8 +13,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -186,18 +185,6 @@ class State:
         return float(tokens.detach())
 
 
-@contextmanager
-def fast_products() -> Iterator[None]:
-    """Matrix products of float32 may be taken in bfloat16 meanwhile (the whole process)."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@fast_products()
 def train(state: State, rows: list[list[int]], tokens: int, spec: ErnieSpec,
           checkpoint: Checkpoint | None = None) -> State:
     """Train until `base_steps` on `rows` of numbers below `tokens`, with a checkpoint now and then.
@@ -251,10 +238,7 @@ def pretrain(spec: ErnieSpec, run: Run) -> tuple[dict, dict]:
         if not bases.is_made(spec):
             make(spec, run, folder)
     weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    try:
-        made = json.loads((folder / "made.json").read_bytes())
-    except ValueError as error:
-        raise bases.damaged(spec, folder, "made.json is no JSON") from error
+    made = json.loads((folder / "made.json").read_bytes())
     if made["facts"]["base_sha256"] != weights:
         raise bases.damaged(spec, folder, "its weights are others")
     run.facts |= made["facts"]
@@ -273,10 +257,14 @@ def make(spec: ErnieSpec, run: Run, folder: Path) -> None:
                         for part in (drawn[:held], drawn[held:]))
     with torch.random.fork_rng(devices=[]):
         state, checkpoint = State.start(spec, len(vocab)), run.checkpoint(sha256)
-        saved = run.resume(checkpoint)
-        if saved is not None:
+        if (saved := run.resume(checkpoint)) is not None:
             state.resume(saved)
-        train(state, rows, len(vocab), spec, checkpoint)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")  # of the whole process: bfloat16 where fast
+        try:
+            train(state, rows, len(vocab), spec, checkpoint)
+        finally:
+            torch.set_float32_matmul_precision(precision)
         metrics = evaluate(state.model, validation, len(vocab), spec.seed)
     metrics |= {"tokens_seen": state.tokens, "seconds": state.seconds,
                 "step_seconds": state.seconds / spec.base_steps, "sentences": len(rows),
@@ -287,8 +275,7 @@ def make(spec: ErnieSpec, run: Run, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent) as fresh:
         out = Path(fresh) / folder.name
         out.mkdir()
-        state_dict = state.model.state_dict()
-        encoder = {k: v.contiguous() for k, v in state_dict.items() if k.startswith("ernie.")}
+        encoder = {f"ernie.{k}": v.contiguous() for k, v in state.model.ernie.state_dict().items()}
         save_file(encoder, out / "model.safetensors", {"format": "pt"})
         (out / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
         base = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()

@@ -3,31 +3,15 @@ published or at one that falls to zero behind a warm-up."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from seqlib.provenance import peak_rss_mb, reset_peak_rss
-from seqlib.studies.ernie.framework import paddle
+from seqlib.studies.ernie.framework import paddle, threads
 from seqlib.studies.ernie.sentences import PAD
 from seqlib.studies.ernie.specs import ErnieSpec
 
 DECAY, WARM_UP = 0.01, 0.1
-
-
-@dataclass
-class Curves:
-    """Of one training, by step and (on the development set) by epoch. `peak_memory_mb`: resident
-    set of the process, or what was allocated on a GPU; `memory_before_mb`: that of libraries and
-    model, before the first step."""
-
-    train_loss: list[float] = field(default_factory=list)
-    step_seconds: list[float] = field(default_factory=list)
-    step_cpu_seconds: list[float] = field(default_factory=list)
-    dev_loss: list[float] = field(default_factory=list)
-    dev_accuracy: list[float] = field(default_factory=list)
-    peak_memory_mb: float = 0.0
-    memory_before_mb: float = 0.0
 
 
 def padded(rows: list[list[int]]) -> np.ndarray:
@@ -71,17 +55,19 @@ def train_step(model, optimizer, rows: list[list[int]], classes: np.ndarray) -> 
 
 
 def train(model, rows: list[list[int]], classes: np.ndarray, spec: ErnieSpec,
-          validate: Callable[[], tuple[float, float]]) -> Curves:
-    """`rows` are token numbers of the sentences to train on, `classes` (N,) theirs. Every epoch
-    goes through all of them. Raises FloatingPointError when the loss is not finite."""
-    library, curves = paddle(), Curves()
+          validate: Callable[[], tuple[float, float]]) -> tuple[dict, dict]:
+    """What a training took, and its curves: loss by step; loss and accuracy, from `validate`, by
+    epoch. `rows` are token numbers of the sentences, `classes` (N,) theirs; every epoch goes
+    through all of them. Raises FloatingPointError when the loss is not finite."""
+    library, seconds, busy = paddle(), [], []
+    curves: dict[str, list[float]] = {"train_loss": [], "dev_loss": [], "dev_accuracy": []}
     trained = [p for p in model.parameters() if not p.stop_gradient]
     optimizer = library.optimizer.AdamW(spec.lr, parameters=trained, weight_decay=DECAY)
     lengths = np.array([len(row) for row in rows])
     library.seed(spec.seed)  # dropout
     model.train()
     reset_peak_rss()  # what loading took is no memory of the training
-    curves.memory_before_mb = peak()
+    before, most = peak(), 0.0
     for epoch in range(spec.epochs):
         parts = batches(lengths, spec, epoch)
         for i, chosen in enumerate(parts):
@@ -89,22 +75,25 @@ def train(model, rows: list[list[int]], classes: np.ndarray, spec: ErnieSpec,
             at, steps = epoch * len(parts) + i, spec.epochs * len(parts)
             optimizer.set_lr(rate(at, steps, spec.lr, constant=spec.protocol == "published"))
             loss = train_step(model, optimizer, [rows[j] for j in chosen], classes[chosen])
-            curves.train_loss.append(loss)
-            curves.step_seconds.append(time.perf_counter() - began)
-            curves.step_cpu_seconds.append(time.process_time() - cpu)
+            curves["train_loss"].append(loss)
+            seconds.append(time.perf_counter() - began)
+            busy.append(time.process_time() - cpu)
             if not loss < float("inf"):
                 raise FloatingPointError(f"training loss is {loss} at step {at + 1}")
-        if not epoch:  # later the validation has had its share
-            curves.peak_memory_mb = peak()
-        loss, accuracy = validate()
-        curves.dev_loss.append(loss)
-        curves.dev_accuracy.append(accuracy)
+        most = most or peak()  # in later epochs the validation has had its share
+        for name, value in zip(("dev_loss", "dev_accuracy"), validate()):
+            curves[name].append(value)
         model.train()
-    return curves
+    taken = {"seconds": sum(seconds), "step_seconds": float(np.median(seconds)),
+             "step_cpu_seconds": float(np.median(busy)),
+             "busy_share": sum(busy) / sum(seconds) / threads(), "peak_memory_mb": most,
+             "training_memory_mb": most - before, "dev_loss_nats": curves["dev_loss"][-1],
+             "dev_accuracy": curves["dev_accuracy"][-1]}
+    return taken, curves
 
 
 def peak() -> float:
-    """MiB that the training has taken at most so far."""
+    """MiB of this process at most so far, or what was allocated on a GPU."""
     device = paddle().device
     on_gpu = device.is_compiled_with_cuda() and device.cuda.device_count()
     return device.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mb()

@@ -10,7 +10,7 @@ from seqlib import study
 from seqlib.allocator import keep_freed_memory
 from seqlib.studies.ernie import bases, classifier, framework, sentences
 from seqlib.studies.ernie.specs import COST, LENGTH, SAME_RATE, ErnieSpec
-from seqlib.studies.ernie.train import Curves, logits_of, nats, train
+from seqlib.studies.ernie.train import logits_of, nats, train
 
 DEV_EXAMPLES = {1: 256, 2: 512}  # by epochs: headlines that the document evaluates on
 
@@ -46,12 +46,11 @@ def fine_tune(spec: ErnieSpec, run: study.Run) -> tuple[dict, dict]:
         return float(nats(logits, dev_classes).mean()), float(right.mean())
 
     keep_freed_memory()  # not before: what loading took is given back
-    taken = train(model, train_rows, train_classes, spec, validate)
-    metrics = classifier.count(model) | measured(taken)
+    taken, curves = train(model, train_rows, train_classes, spec, validate)
+    metrics = classifier.count(model) | taken
     metrics["trainable_percent"] = 100 * metrics["trainable"] / metrics["total"]
     after = nats(logits_of(model, train_rows), train_classes)
     metrics["train_loss_nats"] = float(after.mean())
-    curves = {name: getattr(taken, name) for name in ("train_loss", "dev_loss", "dev_accuracy")}
     if spec.stage in ("final", SAME_RATE):
         test_rows, test_classes = examples(text.test, 0)
         logits = logits_of(model, test_rows)
@@ -62,20 +61,9 @@ def fine_tune(spec: ErnieSpec, run: study.Run) -> tuple[dict, dict]:
     return metrics, curves
 
 
-def measured(taken: Curves) -> dict[str, float]:
-    """What a training took, and how it ended. `busy_share`: processor time by threads and time."""
-    seconds = sum(taken.step_seconds)
-    return {"seconds": seconds, "step_seconds": float(np.median(taken.step_seconds)),
-            "step_cpu_seconds": float(np.median(taken.step_cpu_seconds)),
-            "busy_share": sum(taken.step_cpu_seconds) / seconds / framework.threads(),
-            "peak_memory_mb": taken.peak_memory_mb,
-            "training_memory_mb": taken.peak_memory_mb - taken.memory_before_mb,
-            "dev_loss_nats": taken.dev_loss[-1], "dev_accuracy": taken.dev_accuracy[-1]}
-
-
 def scores(logits: np.ndarray, classes: np.ndarray, batch: int) -> dict[str, float]:
-    """Of the test set. Loss as the mean over examples, and as the published program had it: a sum
-    of means of batches, divided by the number of examples."""
+    """Of the test set. The published program's loss is a sum of means of batches, divided by the
+    number of examples."""
     each, predicted = nats(logits, classes), logits.argmax(1)
     means = [each[i : i + batch].mean() for i in range(0, len(each), batch)]
     return {"test_loss_nats": float(each.mean()),
@@ -88,7 +76,6 @@ def saved(spec: ErnieSpec, model) -> int:
     """Bytes of what was trained. That of the first seed under the fair protocol stays in scratch,
     for `trained_model`."""
     folder = study.weights(spec)
-    shutil.rmtree(folder, ignore_errors=True)
     size = classifier.save(model, folder)
     if spec.seed or spec.protocol != "fair" or spec.stage != "final":
         shutil.rmtree(folder)
