@@ -5,21 +5,21 @@ import gc
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-USUAL = 2**25  # bytes: where glibc's own threshold ends up once large blocks have been freed
+USUAL = 2**25  # bytes: where glibc's threshold ends up once large blocks have been freed
 
 
 def give_back_freed_memory() -> None:
-    """Have the C library give the pages of freed blocks back to the system, so that what is resident is what is used; glibc
-    alone."""
+    """Have the C library (glibc alone) give the pages of freed blocks back to the system, so that
+    resident memory is memory in use."""
     gc.collect()
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory(keep: bool = True) -> bool:
-    """Have the C library keep freed blocks instead of giving their pages back to the system, which has to zero them when they
-    are asked for again, in every training step; or, without `keep`, do as it usually does. Changes no result; glibc alone,
-    elsewhere False."""
+    """Have the C library keep freed blocks, or without `keep` do as it usually does: give their
+    pages back to the system, which has to zero them when the next training step asks for them.
+    Changes no result. Returns whether it worked: glibc alone."""
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)

@@ -68,14 +68,16 @@ def measure(case: Case) -> dict:
 
 
 def benches() -> dict[str, str]:
-    """Where each bench is: its name (`lora-step`) and the function that makes its cases (`seqlib.studies.gpt2.bench:lora_step`).
+    """Where each bench is: its name (`lora-step`) and the function that makes its cases
+    (`seqlib.studies.gpt2.bench:lora_step`).
 
     They are the functions without arguments in seqlib/studies/NAME/bench.py that return `list[Case]`; none is imported."""
     found = {}
     for study in studies.names():
         path = studies.folder(study) / "bench.py"
         for node in ast.parse(path.read_bytes()).body if path.exists() else ():
-            if isinstance(node, ast.FunctionDef) and not node.args.args and node.returns and ast.unparse(node.returns) == "list[Case]":
+            if (isinstance(node, ast.FunctionDef) and not node.args.args and node.returns
+                    and ast.unparse(node.returns) == "list[Case]"):
                 found[node.name.replace("_", "-")] = f"seqlib.studies.{study}.bench:{node.name}"
     return found
 

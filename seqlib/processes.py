@@ -8,8 +8,8 @@ from multiprocessing import parent_process
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it has ended, in whatever way, so that a killed sweep leaves none behind that
-    trains on."""
+    """End this process when the one that started it has ended, in whatever way, so that a killed
+    sweep leaves none behind that trains on."""
     parent = parent_process()
 
     def watch() -> None:
@@ -31,12 +31,13 @@ def show_log() -> None:
 
 
 def limit_threads(threads: int) -> None:
-    """Set up a pool's worker so that all of them together use each core once, and none outlives what started it."""
+    """Set up a pool's worker: all of them together use each core once, and none outlives what
+    started it."""
     end_with_parent()
     show_log()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback of its own
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback
     import torch
 
     torch.set_num_threads(threads)

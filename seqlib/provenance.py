@@ -7,22 +7,24 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas", "transformers", "peft", "accelerate",
-            "tokenizers", "safetensors")
+PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas",
+            "transformers", "peft", "accelerate", "tokenizers", "safetensors")
 
 
 @functools.cache
 def git_state() -> dict[str, str | bool | None]:
-    """Commit of the source tree, and whether seqlib/ differs from it; None where there is no repository."""
+    """Commit of the source tree, and whether seqlib/ differs from it; None without a repository."""
     def git(*args):
-        done = subprocess.run(["git", "-C", Path(__file__).parent, *args], capture_output=True, text=True)
+        done = subprocess.run(["git", "-C", Path(__file__).parent, *args], capture_output=True,
+                              text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
         commit = git("rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", ".")) if commit else None}
-    except FileNotFoundError:
+        dirty = bool(git("status", "--porcelain", ".")) if commit else None
+    except FileNotFoundError:  # git is not installed
         return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": dirty}
 
 
 @functools.cache
@@ -32,19 +34,21 @@ def machine() -> dict[str, str | int | None]:
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                 if line.startswith("model name")]
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         cpu = names[0] if names else cpu
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "system": platform.system(), "python": platform.python_version()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"cpu": cpu, "cores": cores, "gpu": gpu, "system": platform.system(),
+            "python": platform.python_version()}
 
 
 def peak_rss_mb() -> float:
     """Peak resident memory of this process so far, MiB."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held before this process was executed
-        return int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))) / 1024
+    if status.exists():  # getrusage counts what the parent held before this process was executed
+        lines = status.read_text().splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
@@ -59,7 +63,8 @@ def reset_peak_rss() -> None:
 
 
 def provenance(code_hash: str, **more) -> dict:
-    """Where a record comes from. `code_hash` is the arm's fingerprint; `more` adds facts, and versions of further packages."""
+    """Where a record comes from, JSON-ready. `code_hash` is the arm's fingerprint; `more` adds
+    facts, and `versions` of further packages."""
     import torch
 
     versions = {name: version(name) for name in PACKAGES} | more.pop("versions", {})

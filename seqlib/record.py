@@ -1,4 +1,4 @@
-"""Spec: what a run is. Record: what it gave. Both are JSON; a record carries a checksum of itself."""
+"""Spec: what a run is. Record: what it gave. Both are JSON; a record carries its checksum."""
 
 import hashlib
 import json
@@ -12,15 +12,17 @@ SCHEMA_VERSION = 1
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False,
+                      allow_nan=False)
 
 
 def digest(value: Any) -> str:
+    """sha256 of the canonical JSON, 64 hex digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 class Spec(BaseModel):
-    """Every setting that changes a result. A study extends it with its own; unknown fields are refused."""
+    """Every setting that changes a result. A study adds fields to it; unknown ones are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     study: str
@@ -29,7 +31,7 @@ class Spec(BaseModel):
 
     @property
     def key(self) -> str:
-        """sha256 of the canonical JSON, 64 hex digits."""
+        """The identity of the run: `digest` of all fields."""
         return digest(self.model_dump(mode="json"))
 
 
@@ -47,8 +49,8 @@ def tidy(value: Any) -> Any:
 
 
 class Record(BaseModel):
-    """One finished run. Metrics are scalars with units in their names; curves are lists, of numbers but for the samples that
-    a language model wrote."""
+    """One finished run. Metrics are scalars with units in their names; curves are lists of numbers,
+    or of the samples that a language model wrote."""
 
     model_config = ConfigDict(extra="forbid")
     schema_version: int = SCHEMA_VERSION
@@ -61,8 +63,9 @@ class Record(BaseModel):
 
     @classmethod
     def of(cls, spec: Spec, metrics: dict, curves: dict, provenance: dict) -> "Record":
-        record = cls(spec=spec.model_dump(mode="json"), key=spec.key, metrics=tidy(metrics), curves=tidy(curves),
-                     provenance=provenance)
+        """The record of a finished run, with tidy numbers and its checksum."""
+        record = cls(spec=spec.model_dump(mode="json"), key=spec.key, metrics=tidy(metrics),
+                     curves=tidy(curves), provenance=provenance)
         record.checksum = record.expected_checksum()
         return record
 

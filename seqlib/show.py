@@ -200,10 +200,9 @@ def _cell(value: Any, digits: int) -> str:
         return "" if pd.api.types.is_scalar(value) and pd.isna(value) else str(value)
     if isinstance(value, numbers.Integral):
         return f"{value:,}"
-    rounded = float(f"{value:.{digits}g}")
     if pd.isna(value):
         return ""
-    return f"{rounded:,.0f}" if abs(rounded) >= 10**digits else f"{rounded:g}"
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{float(f'{value:.{digits}g}'):g}"
 
 
 def mean(values: pd.Series, digits: int = 1) -> str:

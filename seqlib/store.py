@@ -1,7 +1,7 @@
-"""Two stores of records: `results/` (the archive, tracked) and `.runs/` (scratch: live runs, checkpoints, weights).
+"""Two stores of records: `results/` (the archive, tracked) and `.runs/` (scratch: live runs).
 
-A record is one file, STORE/STUDY/KEY.json. Writing is atomic; reading verifies. A damaged file is renamed to
-KEY.json.damaged with a warning, so that the run is done again and nothing is lost.
+A record is one file, STORE/STUDY/KEY.json. Writing is atomic; reading verifies. A damaged file is
+renamed to KEY.json.damaged with a warning, so that the run is done again and nothing is lost.
 """
 
 import os
@@ -27,12 +27,13 @@ def scratch() -> Path:
 
 @contextmanager
 def reported(path: Path):
-    """Turn an OSError on `path` into one line that says what to do."""
+    """Turn an OSError on `path` into a SeqlibError that says what to do."""
     try:
         yield
     except OSError as error:
-        raise SeqlibError(f"cannot write {path}: {error.strerror or error}; free space or permissions there, or point "
-                          "SEQLIB_RUNS (scratch) or SEQLIB_RESULTS (archive) at another folder") from error
+        raise SeqlibError(
+            f"cannot write {path}: {error.strerror or error}; free space or permissions there, or "
+            "point SEQLIB_RUNS (scratch) or SEQLIB_RESULTS (archive) at another folder") from error
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -53,17 +54,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class Store:
-    """Records below `root`."""
+    """Records below the folder `root`."""
 
     def __init__(self, root: Path):
         self.root = Path(root)
 
     @classmethod
     def archive(cls) -> "Store":
+        """The published records: SEQLIB_RESULTS, or `results/` in the project."""
         return cls(Path(os.environ.get("SEQLIB_RESULTS") or ROOT / "results"))
 
     @classmethod
     def live(cls) -> "Store":
+        """Records of this machine's live runs, in scratch."""
         return cls(scratch() / "records")
 
     def path(self, study: str, key: str) -> Path:
@@ -77,15 +80,16 @@ class Store:
         return self.by_key(spec.study, spec.key)
 
     def by_key(self, study: str, key: str) -> Record | None:
-        """The sound record of a key, None where there is none."""
+        """The sound record of a key, None where there is none; a damaged one is set aside."""
         path = self.path(study, key)
         return self._read(path) if path.exists() else None
 
     def records(self, study: str) -> Iterator[Record]:
-        """All sound records of a study, in the order of their keys. Raises SeqlibError on another schema version: such a
-        record is not damaged, and stays."""
+        """All sound records of a study, sorted by key. Raises SeqlibError on another schema
+        version: such a record is not damaged, and stays."""
         if self.root.exists() and not self.root.is_dir():
-            raise SeqlibError(f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
+            raise SeqlibError(
+                f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
         for path in sorted((self.root / study).glob("[0-9a-f]" * 64 + ".json")):
             record = self._read(path)
             if record is not None:
@@ -95,9 +99,11 @@ class Store:
         try:
             record = Record.model_validate_json(path.read_bytes())
             if record.schema_version != SCHEMA_VERSION:
-                raise SeqlibError(f"{path} has schema version {record.schema_version}, this code reads {SCHEMA_VERSION}; use "
-                                  "the version of seqlib that wrote it")
-            problem = record.problem() or (None if path.stem == record.key else "file name does not match its key")
+                raise SeqlibError(f"{path} has schema version {record.schema_version}, this code "
+                                  f"reads {SCHEMA_VERSION}; use the seqlib that wrote it")
+            problem = record.problem()
+            if problem is None and path.stem != record.key:
+                problem = "file name does not match its key"
         except FileNotFoundError:
             return None
         except ValidationError as error:
@@ -109,12 +115,14 @@ class Store:
         aside = path.with_name(path.name + ".damaged")
         with reported(aside):
             os.replace(path, aside)
-        warnings.warn(f"damaged record set aside as {aside}: {problem}; sweep the study again to redo it", stacklevel=2)
+        warnings.warn(f"damaged record set aside as {aside}: {problem}; sweep the study again to "
+                      "redo it", stacklevel=2)
         return None
 
     @contextmanager
     def lock(self, spec: Spec, wait: bool = True) -> Iterator[bool]:
-        """Hold the right to run `spec` for this store; yields False when another process has it and `wait` is False."""
+        """Hold the right to run `spec` for this store. Yields True when it is held; without `wait`,
+        False when another process has it."""
         folder = self.root / ".locks"  # beside the records: whoever writes there sees them
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""What trainings share: a process of their own, and checkpoints that are used only where they are sound."""
+"""What trainings share: a separate process, and checkpoints that are used only where they are
+sound."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,22 +15,24 @@ from safetensors.torch import save
 from torch import Tensor
 
 from seqlib.errors import SeqlibError
-from seqlib.store import write_atomically
 from seqlib.processes import limit_threads
+from seqlib.store import write_atomically
 
 
 def in_own_process(call: Callable[..., Any], *arguments: Any, threads: int, what: str) -> Any:
-    """`call(*arguments)` in a fresh process with some threads, whose peak memory is then that of this call alone. Raises
-    SeqlibError, which names `what` was trained, when that process dies."""
+    """`call(*arguments)` in a fresh process with some threads, whose peak memory is that of this
+    call alone. Raises SeqlibError, which names `what` was trained, when that process dies."""
     with ProcessPoolExecutor(1, get_context("spawn"), limit_threads, (threads,)) as executor:
         try:
             return executor.submit(call, *arguments).result()
         except BrokenProcessPool as error:
-            raise SeqlibError(f"the process that trained {what} died (killed, or out of memory); lower its batch") from error
+            raise SeqlibError(f"the process that trained {what} died (killed, or out of memory); "
+                              "lower its batch") from error
 
 
 class Checkpoint:
-    """Tensors in one safetensors file with a checksum of their content; a file that is cut or altered counts as absent."""
+    """Tensors in one safetensors file with a checksum of their content; a file that is cut or
+    altered counts as absent."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -42,7 +45,7 @@ class Checkpoint:
         """The tensors, or None where there is no sound checkpoint; an unsound one is deleted."""
         try:
             with safe_open(self.path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # no mapping
                 known = (file.metadata() or {}).get("sha256")
         except FileNotFoundError:
             return None
@@ -66,20 +69,25 @@ def _content(tensors: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def pack(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, curves: Mapping[str, list],
-         **numbers: float) -> dict[str, Tensor]:
-    """All that a resumed training needs, as plain tensors: parameters by name, the optimizer's state, curves and numbers."""
+def pack(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer,
+         curves: Mapping[str, list], **numbers: float) -> dict[str, Tensor]:
+    """What a resumed training needs, as plain tensors: parameters by name, the optimizer's state,
+    curves and numbers."""
     state = optimizer.state_dict()
     out = {f"parameter.{name}": value.detach() for name, value in parameters.items()}
-    out |= {f"optimizer.{i}.{name}": value for i, own in state["state"].items() for name, value in own.items()}
-    out |= {f"rate.{i}": torch.tensor(group["lr"], dtype=torch.float64) for i, group in enumerate(state["param_groups"])}
-    out |= {f"curve.{name}": torch.tensor(values, dtype=torch.float64) for name, values in curves.items()}
-    return out | {f"number.{name}": torch.tensor(value, dtype=torch.float64) for name, value in numbers.items()}
+    out |= {f"optimizer.{i}.{name}": value
+            for i, own in state["state"].items() for name, value in own.items()}
+    out |= {f"rate.{i}": torch.tensor(group["lr"], dtype=torch.float64)
+            for i, group in enumerate(state["param_groups"])}
+    out |= {f"curve.{name}": torch.tensor(values, dtype=torch.float64)
+            for name, values in curves.items()}
+    return out | {f"number.{name}": torch.tensor(value, dtype=torch.float64)
+                  for name, value in numbers.items()}
 
 
 def unpack(saved: Mapping[str, Tensor], parameters: Mapping[str, Tensor],
            optimizer: torch.optim.Optimizer) -> tuple[dict[str, list], dict[str, float]]:
-    """Put what `pack` took back into parameters and optimizer; returns the curves and the numbers."""
+    """Put what `pack` took back into parameters and optimizer; returns curves and numbers."""
     state: dict[int, dict[str, Tensor]] = {}
     curves, numbers = {}, {}
     groups = optimizer.state_dict()["param_groups"]

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +27,8 @@ class Checkout:
     """A copy of the project's notebooks and book in a folder of its own, and `seqlib` run there."""
 
     def __init__(self, root: Path):
-        self.root, generated = root, shutil.ignore_patterns("studies", "claims.ipynb", "answer.md", ".*.inputs")
+        self.root = root
+        generated = shutil.ignore_patterns("studies", "claims.ipynb", "answer.md", ".*.lock")
         shutil.copytree(ROOT / "book", root / "book", ignore=generated)
         shutil.copytree(ROOT / "notebooks", root / "notebooks")
         for name in ("_config.yml", "_toc.yml"):
@@ -36,23 +36,21 @@ class Checkout:
         (root / "results").symlink_to(ROOT / "results")
 
     def environment(self, **more):
-        names = {"SEQLIB_ROOT": self.root, "SEQLIB_RUNS": self.root / "runs", "SEQLIB_RESULTS": self.root / "results"}
+        names = {"SEQLIB_ROOT": self.root, "SEQLIB_RUNS": self.root / "runs",
+                 "SEQLIB_RESULTS": self.root / "results"}
         return {**os.environ, **{k: str(v) for k, v in {**names, **more}.items()}}
 
-    def profile(self, **values):
-        """Rewrite the smoke profile's airline parameters."""
-        path = self.root / "notebooks" / "profiles" / "smoke.yaml"
-        path.write_text(yaml.safe_dump({"airline": {**yaml.safe_load(path.read_text())["airline"], **values}}))
-
     def start(self, *arguments, limit=None, **more):
-        """A `seqlib` process as a terminal starts it; `limit` is the largest file, in bytes, that the system lets it write."""
+        """A `seqlib` process as a terminal starts it; `limit` is the largest file, in bytes, that
+        the system lets it write."""
         def prepare():
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored where the tests run in a shell's background
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in a shell's background
             if limit:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], env=self.environment(**more), text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare)
+        return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], preexec_fn=prepare,
+                                env=self.environment(**more), text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def seqlib(self, *arguments, **more):
         process = self.start(*arguments, **more)

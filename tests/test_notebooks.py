@@ -1,48 +1,164 @@
+"""The notebooks: stripped, short, parameters that are checked and used; and that they run with the
+whole archive, a part of it and none, twice in one kernel, and by papermill from anywhere."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
-import yaml
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
-from seqlib import study
+from seqlib import pages, plan, study
+from seqlib.show import check_parameters
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+STUDIES = [path for path in NOTEBOOKS if path.stem in study.names()]
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebooks_are_stripped_short_and_start_with_their_parameters(path):
-    nb = nbformat.read(path, 4)
-    nbformat.validate(nb)
-    code = [c for c in nb.cells if c.cell_type == "code"]
-    assert not any(c.outputs or c.execution_count for c in code)
-    assert all(len(c.source.splitlines()) <= 12 for c in code)
-    assert "parameters" in code[0].metadata.tags
-    assert not any("for epoch" in c.source or ".backward(" in c.source for c in code)
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
-@pytest.mark.parametrize("name", study.NAMES)
-def test_the_defaults_in_the_notebook_are_the_quick_profile(name):
-    nb = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4)
-    values: dict = {}
-    exec(next(c.source for c in nb.cells if c.cell_type == "code"), values)
-    values.pop("__builtins__")
-    assert study.get(name).validate(values) == study.get(name).parameters("quick")
+def tagged(cells, tag):
+    return [cell for cell in cells if tag in cell.metadata.get("tags", [])]
 
 
-@pytest.mark.parametrize("profile", study.PROFILES)
-@pytest.mark.parametrize("name", study.NAMES)
-def test_profiles_name_every_parameter(name, profile):
-    values = yaml.safe_load((ROOT / "notebooks" / "profiles" / f"{profile}.yaml").read_text())[name]
-    assert set(values) | {"profile"} >= set(study.get(name).params.model_fields) - {"lr"}
-    assert study.get(name).specs(study.get(name).parameters(profile))
+def calls(path, name):
+    """Calls of a function of this (last) name in the cells of a notebook."""
+    trees = [ast.parse(cell.source) for cell in code_cells(path)]
+    return [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)
+            and ast.unparse(node.func).split(".")[-1] == name]
 
 
-def test_the_first_cells_refuse_unknown_names_and_wrong_values():
-    from seqlib.errors import UsageError
-    from seqlib.show import parameters
+@each_notebook
+def test_notebooks_are_stripped_and_their_cells_are_short(path):
+    notebook = nbformat.read(path, 4)
+    nbformat.validate(notebook)
+    for cell in code_cells(path):
+        assert not cell.outputs and not cell.execution_count
+        assert len(cell.source.splitlines()) <= 30, cell.source[:80]
+        assert max(map(len, cell.source.splitlines())) <= 100, cell.source[:80]
+        assert "for epoch" not in cell.source and ".backward(" not in cell.source
 
-    with pytest.raises(UsageError, match="depth: no such parameter"):
-        parameters("airline", {"seeds": 2, "depth": 3, "_private": 1, "In": []})
-    with pytest.raises(UsageError, match="seeds"):
-        parameters("airline", {"seeds": "two"})
+
+@each_study
+def test_the_parameters_stand_alone_are_explained_checked_and_used(path):
+    cells = code_cells(path)
+    [first] = tagged(cells, "parameters")
+    names = [line.partition(" = ")[0] for line in first.source.splitlines()]
+    found = papermill.inspect_notebook(str(path))
+    assert list(found) == names, "one assignment a line"
+    assert all(parameter["help"] for parameter in found.values()), "each with a comment"
+    [check] = calls(path, "parameters")
+    assert {keyword.arg for keyword in check.keywords} == set(names)
+    assert cells.index(first) == 0 and "show.parameters" in cells[1].source
+    trained = {node.id for call in calls(path, "train") for node in ast.walk(call)
+               if isinstance(node, ast.Name)}
+    assert set(names) <= trained, "a parameter that no training takes"
+    check_parameters(path.stem, pages.own_values(path))
+
+
+@each_study
+def test_a_study_has_one_headline_and_draws_its_figures_itself(path):
+    cells = code_cells(path)
+    [headline] = tagged(cells, "headline")
+    assert "hide-input" in headline.metadata.tags
+    drawn = [cell for cell in cells if re.search(r"\b(sns|plt|ax)\.", cell.source)]
+    assert len(drawn) >= 3 and calls(path, "figure")
+
+
+def test_no_two_figures_of_the_book_have_one_name():
+    names = [call.args[1].value for path in STUDIES for call in calls(path, "figure")
+             if len(call.args) > 1 and isinstance(call.args[1], ast.Constant)]
+    assert len(names) == len(set(names))
+
+
+def part_of_the_archive(name, root, without):
+    """Two records of three, and none of one experiment."""
+    (root / name).mkdir(parents=True)
+    planned = plan.archived(name)
+    for i, record in enumerate(sorted((ROOT / "results" / name).glob("*.json"))):
+        if i % 3 and without not in planned.get(record.stem, []):
+            shutil.copy(record, root / name)
+    return root
+
+
+def of_outputs(cells, kind):
+    """Texts of a kind that cells have shown."""
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return [output.data[kind] for output in outputs if kind in output.get("data", {})]
+
+
+@each_study
+def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(path, tmp_path):
+    name, cells = path.stem, nbformat.read(path, 4).cells
+    values = pages.smoke(name, pages.own_values(path))
+    archived = [e for e in plan.experiments(name) if e not in plan.NOT_ARCHIVED]
+    (tmp_path / "empty").mkdir()
+    archives = [tmp_path / "empty", *(part_of_the_archive(name, tmp_path / without, without)
+                                      for without in archived[:2])]
+    passes = []
+    for archive in archives:  # each as `Run all cells` does, in one kernel
+        set_up = f"import os\nos.environ['SEQLIB_RESULTS'] = {str(archive)!r}"
+        injected = "# Parameters\n" + "\n".join(f"{k} = {v!r}" for k, v in values.items())
+        first = next(i for i, cell in enumerate(cells) if cell in tagged(cells, "parameters"))
+        passes += [new_code_cell(set_up), *cells[:first + 1], new_code_cell(injected),
+                   *cells[first + 1:]]
+    notebook = new_notebook(cells=[nbformat.from_dict(dict(cell)) for cell in passes])
+    NotebookClient(notebook, timeout=600, kernel_name="python3",
+                   resources={"metadata": {"path": str(tmp_path)}}).execute()
+    figures = [text for text in of_outputs(notebook.cells, "image/svg+xml")]
+    assert len(figures) >= 3
+
+
+@each_study
+def test_papermill_runs_a_notebook_from_any_folder_on_the_whole_archive(path, tmp_path):
+    values = pages.smoke(path.stem, pages.own_values(path))
+    out = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", path, out, "-y", json.dumps(values),
+               "--kernel", "python3", "--no-progress-bar"]
+    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = nbformat.read(out, 4).cells
+    words = of_outputs(cells, "text/markdown")
+    assert not [text for text in words if re.search(r"\bnan\b|\binf\b|NaN", text)]
+    [headline] = tagged(cells, "headline")
+    [text] = of_outputs([headline], "text/markdown")
+    assert len(text.split()) <= 60 and not text.lstrip().startswith("#")
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        assert output.output_type != "stream" or "Warning" not in output.text, output.text
+
+
+@pytest.mark.parametrize("given, told", [
+    ({"sedes": 3}, "UsageError: unknown parameter 'sedes'; did you mean 'seeds'?"),
+    ({"seeds": 0}, "UsageError: seeds: wants a whole number from 1 to 1000, got 0")])
+def test_papermill_is_refused_a_wrong_parameter_in_one_line(given, told, tmp_path):
+    out = tmp_path / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / "airline.ipynb", out, "-y",
+               json.dumps(given), "--kernel", "python3", "--no-progress-bar"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(told)
+    [error] = [output for cell in code_cells(out) for output in cell.outputs
+               if output.output_type == "error"]
+    assert len(error.traceback) == 1
+
+
+def test_a_misspelt_name_in_the_parameters_cell_is_found(tmp_path):
+    cells = code_cells(ROOT / "notebooks" / "airline.ipynb")[:2]
+    again = [nbformat.from_dict(dict(cell)) for cell in cells]
+    again[0].source = again[0].source.replace("seeds", "sedes", 1)
+    notebook = new_notebook(cells=[*cells, *again])  # `seeds` is known from the first time
+    with pytest.raises(Exception, match="unknown parameter 'sedes'; did you mean 'seeds'"):
+        NotebookClient(notebook, timeout=100, kernel_name="python3").execute()

@@ -1,4 +1,5 @@
-"""Papermill runs: what is kept, what is refused, what happens when a notebook, its clock or its kernel dies."""
+"""Runs of notebooks: what is kept, what is refused, what a page is made of, and what happens when a
+notebook, its clock or its kernel dies."""
 
 import signal
 import time
@@ -6,56 +7,92 @@ import time
 import nbformat
 import psutil
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from seqlib import pages
+from seqlib.errors import UsageError
+
+HEADLINE = """from IPython.display import Markdown, display
+display(Markdown("Ten seeds say so."))"""
 
 
 def notebook(*sources):
-    first = nbformat.v4.new_code_cell("seeds = 1", metadata={"tags": ["parameters"]})
+    first = new_code_cell("seeds = 1  # paired seeds\nlr = 1e-3  # learning rate",
+                          metadata={"tags": ["parameters"]})
+    answer = new_code_cell(HEADLINE, metadata={"tags": ["headline"]})
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    cells = [first, *map(nbformat.v4.new_code_cell, sources)]
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    cells = [first, answer, *map(new_code_cell, sources)]
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 @pytest.fixture
 def small(checkout):
-    """A checkout whose notebooks are a few cells long."""
-    nbformat.write(notebook("1 + 1"), checkout.root / "notebooks" / "airline.ipynb")
-    nbformat.write(notebook("2 + 2"), checkout.root / "notebooks" / "claims.ipynb")
-    whole = checkout.root / "results"
-    archive = whole.resolve()
-    whole.unlink()
-    whole.mkdir()
-    (whole / "gpt2").symlink_to(archive / "gpt2")  # a small one: verdicts of the others take seconds
+    """A checkout whose notebooks are a few cells long, without an archive."""
+    for name in ("airline", "claims"):
+        nbformat.write(notebook("1 + 1"), checkout.root / "notebooks" / f"{name}.ipynb")
+    (checkout.root / "results").unlink()
+    (checkout.root / "results").mkdir()
     return checkout
 
 
-def alive(mark):
-    """Whether the process whose number stands in `mark` still runs (a killed one may wait to be collected)."""
-    try:
-        return psutil.Process(int(mark.read_text())).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def page_of(checkout):
+    return checkout.root / "book" / "studies" / "airline.ipynb"
 
 
 def run(checkout, *arguments):
     return checkout.seqlib("run", "airline", "--profile", "smoke", *arguments)
 
 
+def sleeping(checkout):
+    """Start a run whose kernel sleeps; the process, and the file with the kernel's number."""
+    mark = checkout.root / "pid"
+    source = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
+    nbformat.write(notebook(source), checkout.root / "notebooks" / "airline.ipynb")
+    process = checkout.start("run", "airline")
+    deadline = time.monotonic() + 60
+    while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return process, mark
+
+
+def alive(mark):
+    """Whether the process whose number stands in `mark` still runs (a killed one may wait to be
+    collected)."""
+    try:
+        return psutil.Process(int(mark.read_text())).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def test_an_unchanged_page_is_kept_and_a_changed_input_makes_it_again(small):
-    page = small.root / "book" / "studies" / "airline.ipynb"
+    page = page_of(small)
     code, out, err = run(small)
-    assert code == 0, err
+    assert code == 0 and "executed" in out, err
     answer = (small.root / "book" / "answer.md").read_text()
-    assert out.count("executed") == 2 and "| [GPT-2 on a text file](studies/gpt2) | Full fine-tuning over LoRA" in answer
-    assert "| [Airline passengers](studies/airline) | The archive is not complete. |" in answer
+    assert "| [Airline passengers](studies/airline) | Ten seeds say so. |" in answer
     before = page.stat().st_mtime_ns
     code, out, _ = run(small)
-    assert code == 0 and out.count("up to date") == 2 and page.stat().st_mtime_ns == before
+    assert code == 0 and "up to date" in out and page.stat().st_mtime_ns == before
     code, out, _ = run(small, "--set", "seeds=3")
-    assert code == 0 and out.count("executed") == 1 and page.stat().st_mtime_ns != before
-    injected = [c for c in nbformat.read(page, 4).cells if "injected-parameters" in c.metadata.get("tags", [])]
-    assert "seeds = 3" in injected[0].source
+    assert code == 0 and "executed" in out and page.stat().st_mtime_ns != before
+    injected = [cell for cell in nbformat.read(page, 4).cells
+                if "injected-parameters" in cell.metadata.get("tags", [])]
+    assert "seeds = 3" in injected[0].source and "hide-input" in injected[0].metadata.tags
     nbformat.write(notebook("3 + 3"), small.root / "notebooks" / "airline.ipynb")
-    assert run(small, "--set", "seeds=3")[1].count("executed") == 1
+    assert "executed" in run(small, "--set", "seeds=3")[1]
+    accepted = small.root / "results" / "airline" / "accepted.json"
+    accepted.parent.mkdir()
+    accepted.write_text('{"codes": {}, "evidence": []}')
+    assert "executed" in run(small, "--set", "seeds=3")[1]
+    assert not list((small.root / "runs" / "pages").iterdir()), "work folders are left"
+
+
+def test_an_output_folder_takes_the_notebook_as_executed_and_leaves_the_book_alone(small):
+    for rate in ("1e-3", "1e-4"):
+        code, _, err = run(small, "--set", f"lr={rate}", "--output", str(small.root / rate))
+        assert code == 0, err
+        assert f"lr = {float(rate)}" in (small.root / rate / "airline.ipynb").read_text()
+    assert not page_of(small).exists() and not (small.root / "book" / "answer.md").exists()
 
 
 @pytest.mark.parametrize("source, told", [
@@ -64,42 +101,102 @@ def test_an_unchanged_page_is_kept_and_a_changed_input_makes_it_again(small):
 ])
 def test_a_failure_keeps_the_previous_page_and_shows_the_cell(small, source, told):
     assert run(small)[0] == 0
-    page = small.root / "book" / "studies" / "airline.ipynb"
-    before = page.read_bytes()
-    nbformat.write(notebook("1 + 1", source, "'never reached'"), small.root / "notebooks" / "airline.ipynb")
+    before = page_of(small).read_bytes()
+    failing = notebook("1 + 1", source, "'never reached'")
+    nbformat.write(failing, small.root / "notebooks" / "airline.ipynb")
     code, _, err = run(small)
-    assert code == 1 and told in err and "code cell 3" in err and "previous page is unchanged" in err
-    assert "Traceback" not in err and "never reached" not in err
-    assert page.read_bytes() == before
+    assert code == 1 and told in err and "code cell 4" in err and "Traceback" not in err
+    assert "previous page is unchanged" in err and "never reached" not in err
+    [kept] = (small.root / "runs" / "pages").glob("airline-*/airline.ipynb")
+    assert str(kept) in err and page_of(small).read_bytes() == before
     assert run(small)[0] == 1, "a failed page must not pass for an up-to-date one"
 
 
 def test_a_timeout_ends_the_kernel_and_keeps_the_previous_page(small):
     assert run(small)[0] == 0
-    before = (small.root / "book" / "studies" / "airline.ipynb").read_bytes()
-    mark = small.root / "pid"
+    before, mark = page_of(small).read_bytes(), small.root / "pid"
     source = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
     nbformat.write(notebook(source), small.root / "notebooks" / "airline.ipynb")
     code, _, err = run(small, "--timeout", "12")
     assert code == 1 and "no result after 12 s" in err and "time.sleep(600)" in err
-    assert (small.root / "book" / "studies" / "airline.ipynb").read_bytes() == before
+    assert page_of(small).read_bytes() == before
     assert not alive(mark), "the kernel is still running"
 
 
-def test_ctrl_c_ends_the_kernel_at_once_and_keeps_the_previous_page(small):
-    mark = small.root / "pid"
-    source = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
-    nbformat.write(notebook(source), small.root / "notebooks" / "airline.ipynb")
-    process = small.start("run", "airline", "--profile", "smoke")
-    deadline = time.monotonic() + 60
-    while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
+@pytest.mark.parametrize("number, expected", [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
+def test_whatever_ends_a_run_ends_its_kernel_and_leaves_no_page(small, number, expected):
+    process, mark = sleeping(small)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == expected and "Traceback" not in err
+    deadline = time.monotonic() + 10  # after SIGKILL the kernel has to notice
+    while alive(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=15)
-    assert process.returncode == 130 and "Traceback" not in err
-    assert not alive(mark) and not (small.root / "book" / "studies" / "airline.ipynb").exists()
+    assert not alive(mark) and not page_of(small).exists()
+    if number != signal.SIGKILL:
+        assert not list((small.root / "runs" / "pages").iterdir())
 
 
 def test_nothing_starts_when_a_parameter_is_wrong(small):
-    code, _, err = run(small, "--set", "seeds=-3")
-    assert code == 2 and "seeds" in err and not (small.root / "runs").exists()
+    for setting, told in (("seeds=-3", "seeds"), ("sedes=3", "did you mean 'seeds'?"),
+                          ("epochs=3", "unknown parameter of airline 'epochs'")):
+        code, _, err = run(small, "--set", setting)
+        assert code == 2 and told in err and len(err.strip().splitlines()) == 1
+    code, _, err = small.seqlib("run", "airline", "--profile", "full")
+    assert code == 2 and "seqlib sweep" in err and len(err.strip().splitlines()) == 1
+    assert not (small.root / "runs").exists()
+
+
+@pytest.mark.parametrize("text, value", [
+    ("seeds=3", 3), ("lr=1e-3", 1e-3), ("fair=true", True), ("arms=[lstm, rope]", ["lstm", "rope"]),
+    ("lr={full: 1e-4, lora: 1e-3}", {"full": 1e-4, "lora": 1e-3}), ("code=010", 10),
+    ("book_path=/tmp/My #1 book.txt", "/tmp/My #1 book.txt"), ("corpus=no", "no"),
+    ("corpus='3'", "3"), ("book_path=*.txt", "*.txt"), ("book_path=", ""), ("text=a: b", "a: b"),
+    ("day=2020-01-01", "2020-01-01"), ("text=a=b", "a=b")])
+def test_settings_are_yaml_where_that_is_meant_and_text_elsewhere(text, value):
+    assert pages.parse_setting(text) == (text.partition("=")[0], value)
+
+
+@pytest.mark.parametrize("text", ["seeds", "=3", "arms=[lstm"])
+def test_a_setting_that_cannot_be_read_is_named(text):
+    with pytest.raises(UsageError, match="--set"):
+        pages.parse_setting(text)
+
+
+def test_the_smoke_profile_takes_what_the_notebook_has_of_the_plan():
+    known = {"arms": ["lstm"], "seeds": 10, "epochs": 150}
+    values = pages.smoke("airline", known)
+    assert set(values) == set(known) and isinstance(values["arms"], list)
+    assert values["seeds"] * values["epochs"] < 10
+
+
+def shown(mime, data, **metadata):
+    return new_output("display_data", data={mime: data}, metadata=metadata)
+
+
+def figure_outputs(name):
+    about = {"image/svg+xml": {"name": name, "alt": "dots"}}
+    return [shown("image/svg+xml", f"<svg>{name}</svg>", **about),
+            shown("text/markdown", "The finding.", seqlib={"caption": name}),
+            shown("text/html", "<a>data</a>", seqlib={"data": name})]
+
+
+def test_every_figure_is_a_cell_of_its_own_with_caption_alt_text_and_data():
+    words = shown("text/markdown", "Words.")
+    cell = new_code_cell("draw()", execution_count=1, metadata={"tags": ["hide-input"]},
+                         outputs=[words, *figure_outputs("one"), *figure_outputs("two"), words])
+    made = pages.as_page(new_notebook(cells=[cell])).cells
+    assert [c.source for c in made] == ["draw()", "", "", ""]
+    assert [len(c.outputs) for c in made] == [1, 1, 1, 1] and len({c.id for c in made}) == 4
+    assert made[0].metadata.tags == ["hide-input"] and made[1].metadata.tags == ["remove-input"]
+    assert made[2].metadata.mystnb == {
+        "image": {"alt": "dots"},
+        "figure": {"name": "two", "caption": "The finding.\n\n<a>data</a>"}}
+    assert "mystnb" not in made[0].metadata and "mystnb" not in made[3].metadata
+
+
+def test_a_cell_with_one_figure_stays_one_cell():
+    cell = new_code_cell("draw()", outputs=figure_outputs("one"))
+    [made] = pages.as_page(new_notebook(cells=[cell])).cells
+    assert made.source == "draw()" and made.metadata.mystnb.figure.name == "one"

@@ -24,13 +24,11 @@ from torch.utils.checkpoint import checkpoint
 
 SAFE = 10.0  # largest |q| and |k| of the fast kernel: exp(40) squared is finite in float32
 
-_jit = numba.njit(
-    cache=True, fastmath={"nsz", "arcp", "contract", "reassoc"}, nogil=True, error_model="numpy")
-
-
 # Constants are cast to the arrays' type: an integer beside a float32 makes numba compute in double.
 # Keys go four at a time, j to j3: those after the query are computed and not used, those beyond the
 # end repeat the last one.
+_fast = {"nsz", "arcp", "contract", "reassoc"}  # but infinite and NaN stay what they are
+_jit = numba.njit(cache=True, fastmath=_fast, nogil=True, error_model="numpy")
 
 
 @_jit
@@ -59,9 +57,8 @@ def _forward(a, b, v, out):
 
 @_jit
 def _backward(a, b, v, grad, dq, dk, dv):
-    """Fill dq, dk (T, C) and dv (C,) of one batch element from grad (T, T).
-
-    With r = 1 / (1 + a b): tanh = 1 - 2 r, tanh' = 4 (r - r^2)."""
+    """Fill dq, dk (T, C) and dv (C,) of one batch element from grad (T, T). With r = 1 / (1 + a b),
+    tanh = 1 - 2 r and tanh' = 4 (r - r^2)."""
     T, C = a.shape
     zero, one, two, four = v.dtype.type(0), v.dtype.type(1), v.dtype.type(2), v.dtype.type(4)
     dq[:], dk[:], dv[:] = zero, zero, zero
@@ -75,8 +72,7 @@ def _backward(a, b, v, grad, dq, dk, dv):
             g2 = grad[i, j2] if j + 1 < i else zero
             g3 = grad[i, j3] if j + 2 < i else zero
             total += g + g1 + g2 + g3
-            # Short loops over few arrays: LLVM vectorises a loop only while it can check that its
-            # arrays do not overlap.
+            # Short loops: LLVM vectorises one only if it can check that its arrays do not overlap.
             for c in range(C):
                 x, y = one + a[i, c] * b[j, c], one + a[i, c] * b[j1, c]
                 w = one / (x * y)
@@ -144,9 +140,8 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def _each(fast, exact, q, k, *more) -> None:
     """Call `fast` (where its range allows) or `exact` for every batch element, on torch's threads.
 
-    The calling thread takes a share too, and each thread writes exponentials into two small
-    buffers: fresh memory the size of q would cost more than the arithmetic, and so would waiting
-    for OpenMP threads that still spin after a matrix product."""
+    Each thread, the calling one too, has two small buffers for exponentials: fresh memory the size
+    of q would cost more than the arithmetic, and so would OpenMP threads that still spin."""
     threads = max(1, min(torch.get_num_threads(), len(q)))
 
     def share(first):

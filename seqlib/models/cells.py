@@ -1,8 +1,7 @@
 """Gate arithmetic of K LSTM or GRU layers at once, one pass over memory a time step (numba).
 
-The equations are those of `nn.LSTM` and `nn.GRU`. Matrix products and nonlinearities stay with
-torch, between the passes: see `seqlib.models.stacked`. Nothing is approximated, and the backward
-passes need no nonlinearity, because the activations are kept.
+The equations are those of `nn.LSTM` and `nn.GRU`, without approximation. Matrix products and
+nonlinearities stay with torch, between the passes: see `seqlib.models.stacked`.
 
 Each kernel works on time step t of arrays (K, T, B, ...): K seeds at once, T time, B batch, C
 channels. `gates` holds i, f, g, o of an LSTM (K, T, B, 4C) or r, z, n of a GRU (K, T, B, 3C), both
@@ -54,16 +53,14 @@ def lstm_out(gates, squashed, states, t):
 
 @_jit
 def lstm_back(gates, cells, squashed, grad, carried, grad_c, delta, t):
-    """Fill delta[:, t] (K, B, 4C), the gradient at the gates before their nonlinearity.
-
-    `grad` (K, T, B, C) comes from the layer's output, `carried` (K, B, C) through h[t + 1] and
-    `grad_c` (K, B, C) through c[t + 1]; `grad_c` is updated. `squashed` is tanh of the cells."""
+    """Fill delta[:, t] (K, B, 4C), the gradient at the gates before their nonlinearity. It comes
+    through the output, `grad` (K, T, B, C), through h[t + 1], `carried` (K, B, C), and through
+    c[t + 1], `grad_c` (K, B, C), which is updated. `squashed` is tanh of the cells."""
     K, _, B, C4 = gates.shape
     C = C4 // 4
     for k in range(K):
         for b in range(B):
-            # Short loops over few arrays: LLVM vectorises a loop only while it can check that its
-            # arrays do not overlap.
+            # Short loops: LLVM vectorises one only if it can check that its arrays do not overlap.
             for j in range(C):
                 s = squashed[k, t, b, j]
                 grad_c[k, b, j] += ((grad[k, t, b, j] + carried[k, b, j])
@@ -122,10 +119,9 @@ def gru_mix(gates, states, t):
 @_jit
 def gru_back(gates, states, candidates, grad, carried, delta_x, delta_h, t):
     """Fill delta_x[:, t] and delta_h[:, t] (K, B, 3C): gradients at the input products and at the
-    recurrent products, which differ because r multiplies only the recurrent part of n.
-
-    `carried` (K, B, C) comes back through the products of h[t + 1]; on return it holds the part of
-    the gradient at h[t] that goes through z alone."""
+    recurrent products, which differ because r multiplies only the recurrent part of n. `carried`
+    (K, B, C) comes back through the products of h[t + 1]; on return it holds the part of the
+    gradient at h[t] that goes through z alone."""
     K, _, B, C3 = gates.shape
     C = C3 // 3
     for k in range(K):

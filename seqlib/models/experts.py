@@ -1,9 +1,8 @@
 """A mixture of experts: each token goes to the k experts with the highest router scores, and their
-outputs are summed with the softmax over those k scores.
-
-Sources: Shazeer et al., arXiv 1701.06538, section 2.1, with noise of a fixed size on the scores in
-training, as the published search has it. The load-balancing loss is that of Switch Transformer,
-arXiv 2101.03961, equations 4 to 6, with shares of assignments in place of shares of tokens.
+outputs are summed with the softmax over those k scores (Shazeer et al., arXiv 1701.06538, section
+2.1, with noise of a fixed size on the scores in training, as the published search has it). The
+load-balancing loss is that of Switch Transformer, arXiv 2101.03961, equations 4 to 6, with shares
+of assignments in place of shares of tokens.
 
 No token is dropped. The N k assignments of tokens to experts are sorted by expert, so that an
 expert is two matrix products over a contiguous slice, and the gradients of the stacked weights are
@@ -21,12 +20,10 @@ class _Experts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, up, down, counts, dropout):
-        inner = x.new_empty(len(x), up.shape[1])
-        y = torch.empty_like(x)
+        inner, y = x.new_empty(len(x), up.shape[1]), torch.empty_like(x)
         for rows, w in _slices(counts, up):
             torch.mm(x[rows], w.T, out=inner[rows])
-        active = F.silu(inner)
-        kept = None
+        active, kept = F.silu(inner), None
         if dropout:
             kept = drawn(inner, 1 - dropout)
             active.mul_(as_numbers(kept, active))
@@ -56,9 +53,8 @@ class _Experts(torch.autograd.Function):
 
 
 def drawn(x: Tensor, rate: float) -> Tensor:
-    """Booleans of x's shape, each true with probability `rate`, right to 1 / 65,536.
-
-    One draw of 64 bits serves four elements; PyTorch's `bernoulli_` takes one draw an element."""
+    """Booleans of x's shape, each true with probability `rate`, right to 1 / 65,536: one draw of 64
+    bits serves four elements, where PyTorch's `bernoulli_` takes one draw an element."""
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
     bits.random_(-(2**63), None)
     return (bits.view(torch.int16)[: x.numel()] < round(rate * 65536) - 32768).view(x.shape)
@@ -79,10 +75,9 @@ def _slices(counts: list[int], weights: Tensor):
 
 
 class Experts(nn.Module):
-    """Router, E experts of width F_ over D channels, and the load-balancing loss.
-
-    `k` experts serve a token. In training, N(0, noise^2) is added to the router's scores, and
-    `dropout` acts inside an expert. Raises ValueError where k is not within 1 .. E."""
+    """Router, E experts of width F_, of which k serve a token, and the load-balancing loss. In
+    training, N(0, noise^2) is added to the router's scores, and `dropout` acts inside an expert.
+    Raises ValueError where k is not within 1 .. E."""
 
     def __init__(self, D: int, F_: int, E: int = 8, k: int = 2, noise: float = 0.1,
                  dropout: float = 0.0):

@@ -1,7 +1,5 @@
 """The airline forecasters as published: a window of T months in, the next month out.
 
-Both families have a linear head on the last step:
-
 - `RecurrentForecaster`: layers of `nn.LSTM` or `nn.GRU` with dropout between them.
 - `AttentionForecaster`: input projection, one pre-norm block (causal attention, GELU feed-forward).
   Positions are rotary (RoFormer, arXiv 2104.09864, section 3.2.2, interleaved pairs), sinusoidal
@@ -9,7 +7,8 @@ Both families have a linear head on the last step:
   has no dropout on its attention weights or on the attention output, and the two others have both;
   `attention_dropout` undoes that difference.
 
-These modules are the reference: `seqlib.models.stacked` computes the same for K seeds at once.
+Both have a linear head on the last step. `seqlib.models.stacked` computes the same for K seeds at
+once. Shapes: B batch, T months, C channels, H heads, D head width.
 """
 
 import math

@@ -1,8 +1,7 @@
-"""One pass through memory (numba) for each of three things that PyTorch does in several:
-
-- dropout, whose mask is never stored: it is a hash of a seed and the element's place;
-- RMSNorm (Zhang and Sennrich, arXiv 1910.07467, equation 4);
-- a frozen linear layer with its low-rank adapter (LoRA, Hu et al., arXiv 2106.09685, equation 3).
+"""In one pass through memory (numba), what PyTorch does in several: dropout, whose mask is never
+stored (it is a hash of a seed and the element's place), RMSNorm (Zhang and Sennrich, arXiv
+1910.07467, equation 4), and a frozen linear layer with its low-rank adapter (LoRA, Hu et al., arXiv
+2106.09685, equation 3).
 
 For processors, in float32 or float64: see `serves`. Matrix products stay with torch. A pass over
 arrays that fit a processor's cache runs on the calling thread alone, which takes less time than
@@ -161,8 +160,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx, dy):
         rows, weight, a, b, inner = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])
-        db = torch.mm(dy.T, inner).mul_(ctx.scale)
-        dinner = torch.mm(dy, b).mul_(ctx.scale)
+        db, dinner = torch.mm(dy.T, inner).mul_(ctx.scale), torch.mm(dy, b).mul_(ctx.scale)
         da = torch.mm(dinner.T, ctx.mask.of(rows) if ctx.mask else rows)
         dx = None
         if ctx.needs_input_grad[0]:

@@ -1,11 +1,10 @@
 """Attention of the architecture search: latent, and plain with rotary positions.
 
-- `LatentAttention`: multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1). Keys
-  and values come from a latent of `kv_rank` channels (RMSNorm on it), queries from one of `q_rank`;
-  a rank of None takes them straight from the input. A head's key has `nope` channels without a
-  position, and `rope` rotary ones that all heads share. Biases, where asked for, are where Hugging
-  Face's `DeepseekV3Attention` has them: on the projections into latents and on the output.
-- `RotaryAttention`: the search's baseline.
+Latent attention is that of DeepSeek-V2 (arXiv 2405.04434, section 2.1). Keys and values come from
+a latent of `kv_rank` channels (RMSNorm on it), queries from one of `q_rank`; a rank of None takes
+them straight from the input. A head's key has `nope` channels without a position, and `rope` rotary
+ones that all heads share. Biases, where asked for, are where Hugging Face's `DeepseekV3Attention`
+has them: on the projections into latents and on the output.
 
 Rotary positions (RoFormer, arXiv 2104.09864, section 3.2.2) turn channel d with d + width / 2, and
 are divided by `factor` (linear interpolation, Chen et al., arXiv 2306.15595, section 2.3).
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqlib.models.transformer import rotate
+from seqlib.models.transformer import causal, rotate
 
 
 @functools.lru_cache(maxsize=64)
@@ -38,22 +37,14 @@ def turned(x: Tensor, start: int, factor: float) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Causal attention of q and k (B, H, T, d) and v (B, H, T, e) -> (B, H, T, e).
-
-    PyTorch's fused kernel wants d = e: zeros fill up the narrower, which changes no score."""
+    """Causal attention of q and k (B, H, T, d) and v (B, H, T, e) -> (B, H, T, e). PyTorch's fused
+    kernel wants d = e: zeros fill up the narrower, which changes no score."""
     d, e = q.shape[-1], v.shape[-1]
     if d < e:
         q, k = F.pad(q, (0, e - d)), F.pad(k, (0, e - d))
     elif e < d:
         v = F.pad(v, (0, d - e))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)[..., :e]
-
-
-def causal(scores: Tensor) -> Tensor:
-    """Attention weights of scores (..., T, S), where the last query is at the last key."""
-    T, S = scores.shape[-2:]
-    future = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(S - T + 1)
-    return scores.masked_fill(future, -torch.inf).softmax(-1)
 
 
 class LatentAttention(nn.Module):
@@ -104,8 +95,7 @@ class LatentAttention(nn.Module):
         return self.out(attend(q, k, v, self.scale).transpose(1, 2).flatten(2))
 
     def decode(self, x: Tensor, past: tuple | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Further tokens x (B, T, D) -> (B, T, D) and the cache: `latents` of all S tokens so far.
-
+        """Further tokens x (B, T, D) -> (B, T, D) and the cache, `latents` of all S tokens so far.
         Keys and values are never made: their projections are absorbed into the query and the output
         (DeepSeek-V2, section 2.1.2)."""
         start = 0 if past is None else past[0].shape[1]

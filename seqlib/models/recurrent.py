@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqlib.models.additive import additive_scores
+from seqlib.models.transformer import causal
 
 
 def causal_weights(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,10 +65,8 @@ class RecurrentLM(nn.Module):
         states = torch.cat((cache["states"], h), 1) if cache else h  # (B, S, C)
         keys = torch.cat((cache["keys"], self.key(h)), 1) if cache else self.key(h)
         if cache:
-            S, T = states.shape[1], x.shape[1]
             scores = torch.tanh(self.query(h).unsqueeze(2) + keys.unsqueeze(1)) @ self.score
-            future = torch.ones(T, S, dtype=torch.bool, device=x.device).triu(S - T + 1)
-            weights = scores.masked_fill(future, float("-inf")).softmax(-1)  # (B, T, S)
+            weights = causal(scores)  # (B, T, S)
         else:
             weights = causal_weights(self.query(h), keys, self.score)
         cache = {"state": state, "states": states, "keys": keys, "weights": weights.unsqueeze(1)}

@@ -1,15 +1,14 @@
 """The airline forecasters for K seeds at once: a first axis K that products are batched over.
 
-Training thirty small models one after another spends its time on the overhead of small operations;
-one batched product does the same arithmetic thirty times larger. Two more savings change no result:
-the weight gradient of a recurrent layer is one product over all time steps, not T small ones for
-autograd to sum, and the attention block computes queries and feed-forward for the last step alone,
-which is all that the head reads.
+Thirty small models one after another spend their time on the overhead of small operations; one
+batched product does the same arithmetic. Two more savings change no result: the weight gradient of
+a recurrent layer is one product over all time steps, not T small ones for autograd to sum, and the
+attention block has queries and feed-forward for the last step alone, all that the head reads.
 
 `params` are the reference module's weights, stacked by `torch.func.stack_module_state`. `masks` are
 dropout masks, zero or 1 / (1 - rate), None in evaluation; `mask_shapes` gives their names and their
-shapes after (K, B). Shapes: K seeds, B batch, T months, I inputs and O outputs of a layer,
-C channels, H heads, D head width.
+shapes after (K, B). Shapes: K seeds, B batch, T months, I inputs, O outputs, C channels, H heads,
+D head width.
 """
 
 import math
@@ -38,8 +37,7 @@ class StackedLSTM(torch.autograd.Function):
         K, T, B, _ = x.shape
         C = w_hh.shape[-1]
         gates = torch.bmm(x.flatten(1, 2), w_ih.mT).view(K, T, B, 4 * C)
-        states = x.new_empty(K, T, B, C)
-        squashed = x.new_empty(K, T, B, C)  # tanh of the cells
+        states, squashed = x.new_empty(K, T, B, C), x.new_empty(K, T, B, C)  # h and tanh(c)
         cells = x.new_zeros(K, T + 1, B, C)  # index 0 is before the first step
         recurrent = x.new_zeros(K, B, 4 * C)
         w = w_hh.mT.contiguous()
@@ -65,8 +63,8 @@ class StackedLSTM(torch.autograd.Function):
         delta = torch.empty_like(gates)  # gradient at the gates before their nonlinearity
         carried = x.new_zeros(K, B, C)  # gradient at the state, through the next step's gates
         grad_c = x.new_zeros(K, B, C)  # gradient at the cell, through the next step's cell
-        tensors = (gates, cells, squashed, grad.contiguous(), carried, grad_c, delta)
-        arrays = [tensor.numpy() for tensor in tensors]
+        grad = grad.contiguous()
+        arrays = [a.numpy() for a in (gates, cells, squashed, grad, carried, grad_c, delta)]
         for t in reversed(range(T)):
             cell_kernels.lstm_back(*arrays, t)
             if t:
@@ -107,8 +105,8 @@ class StackedGRU(torch.autograd.Function):
         delta_x = torch.empty_like(gates)  # gradient at the gates' input products
         delta_h = torch.empty_like(gates)  # gradient at their recurrent products
         carried = x.new_zeros(K, B, C)  # gradient at the state, through the next step
-        tensors = (gates, states, candidates, grad.contiguous(), carried, delta_x, delta_h)
-        arrays = [tensor.numpy() for tensor in tensors]
+        grad = grad.contiguous()
+        arrays = [a.numpy() for a in (gates, states, candidates, grad, carried, delta_x, delta_h)]
         for t in reversed(range(T)):
             cell_kernels.gru_back(*arrays, t)
             if t:
@@ -145,14 +143,18 @@ def attention_forward(model, params: Params, x: Tensor, masks: Params | None,
                       keep: dict | None = None) -> Tensor:
     """`forward` of an `AttentionForecaster`; the last query's attention weights (K, B, H, T) go to
     keep["weights"]."""
+    def layer(x, name):
+        return linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
+
+    def drop(x, name):
+        return x * masks[name] if masks is not None and name in masks else x
+
     K, B, T = x.shape
-    H = model.heads
-    C = params["project.bias"].shape[-1]
+    H, C = model.heads, params["project.bias"].shape[-1]
     D = C // H
     name = "attention.in_proj." if model.position == "rope" else "attention.in_proj_"
     w_in, b_in = params[name + "weight"], params[name + "bias"]
-    h = linear(x.reshape(K, B * T, 1), params["project.weight"], params["project.bias"])
-    h = h.view(K, B, T, C)
+    h = layer(x.reshape(K, B * T, 1), "project").view(K, B, T, C)
     if model.position == "learned":
         h = h + params["table"][:, None]
     elif model.table is not None:
@@ -171,21 +173,12 @@ def attention_forward(model, params: Params, x: Tensor, masks: Params | None,
     weights = scores.softmax(-1)
     if keep is not None:
         keep["weights"] = weights.detach()
-    if masks is not None and "weights" in masks:
-        weights = weights * masks["weights"]
-    mixed = (weights.unsqueeze(-1) * v).sum(-2).reshape(K, B, C)
-    mixed = linear(mixed, params["attention.out_proj.weight"], params["attention.out_proj.bias"])
-    if masks is not None and "mixed" in masks:
-        mixed = mixed * masks["mixed"]
-    last = last + mixed
+    mixed = (drop(weights, "weights").unsqueeze(-1) * v).sum(-2).reshape(K, B, C)
+    last = last + drop(layer(mixed, "attention.out_proj"), "mixed")
     normed = layer_norm(last, params["norm2.weight"], params["norm2.bias"])
-    hidden = F.gelu(linear(normed, params["up.weight"], params["up.bias"]))
-    if masks is not None:
-        hidden = hidden * masks["hidden"]
-    out = linear(hidden, params["down.weight"], params["down.bias"])
-    if masks is not None:
-        out = out * masks["out"]
-    return linear(last + out, params["head.weight"], params["head.bias"]).squeeze(-1)
+    hidden = drop(F.gelu(layer(normed, "up")), "hidden")
+    out = drop(layer(hidden, "down"), "out")
+    return layer(last + out, "head").squeeze(-1)
 
 
 def forward(model, params: Params, x: Tensor, masks: Params | None = None) -> Tensor:

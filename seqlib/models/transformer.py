@@ -26,6 +26,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos.to(x.dtype) + torch.cat((-second, first), -1) * sin.to(x.dtype)
 
 
+def causal(scores: Tensor) -> Tensor:
+    """Attention weights of scores (..., T, S), where the last query is at the last key."""
+    T, S = scores.shape[-2:]
+    future = torch.ones(T, S, dtype=torch.bool, device=scores.device).triu(S - T + 1)
+    return scores.masked_fill(future, -torch.inf).softmax(-1)
+
+
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """Weights (B, H, T, S) of q and k, which `scaled_dot_product_attention` does not return."""
+    return causal(q @ k.mT / q.shape[-1] ** 0.5)
+
+
 class Block(nn.Module):
     def __init__(self, C: int, H: int, F_: int):
         super().__init__()
@@ -35,10 +47,8 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(C, F_, bias=False), nn.Linear(F_, C, bias=False)
 
     def forward(self, x: Tensor, turn, past=None, keep: list | None = None) -> tuple[Tensor, tuple]:
-        """x (B, T, C) -> x, and keys and values (B, H, S, D) of all S tokens so far.
-
-        `turn` is a `rotation` or None, `past` the keys and values of earlier tokens; attention
-        weights are appended to `keep`."""
+        """x (B, T, C) -> x, and keys and values (B, H, S, D) of all S tokens so far. `turn` is a
+        `rotation` or None, `past` earlier keys and values; `keep` gets the attention weights."""
         B, T, C = x.shape
         qkv = self.qkv(self.norm1(x)).split(C, -1)
         q, k, v = (y.view(B, T, self.H, C // self.H).transpose(1, 2) for y in qkv)
@@ -56,17 +66,8 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.norm2(x)))), (k, v)
 
 
-def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """Causal weights (B, H, T, S), which `scaled_dot_product_attention` does not return."""
-    T, S = q.shape[2], k.shape[2]
-    scores = q @ k.mT / q.shape[-1] ** 0.5
-    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
-    return scores.masked_fill(future, float("-inf")).softmax(-1)
-
-
 class TransformerLM(nn.Module):
-    """L blocks of feed-forward width F_, for at most `context` tokens; `positions` is "learned" or
-    "rotary".
+    """L blocks with feed-forward width F_ and "learned" or "rotary" `positions`.
 
     Weights start N(0, 1 / inputs), those that write to the residual stream smaller by sqrt(2 L)
     (GPT-2, section 2.3); tables and head start N(0, 0.02^2). GPT-2's 0.02 for all suits hundreds of
@@ -111,8 +112,7 @@ class TransformerLM(nn.Module):
         start = past[0][0].shape[2] if past else 0
         if start + T > self.context:
             raise ValueError(f"{start + T} tokens exceed the context of {self.context}")
-        h = self.embed(x)
-        turn = None
+        h, turn = self.embed(x), None
         if self.position is not None:
             h = h + self.position.weight[start : start + T]
         else:
@@ -126,7 +126,7 @@ class TransformerLM(nn.Module):
     def flop_per_token(self, T: int) -> float:
         """Flop of a training step a token: forward and twice that backward, 2 a multiply-add,
         attention over the causal half (Kaplan et al., arXiv 2001.08361, section 2.1)."""
+        tables = [table for table in (self.embed, self.position) if table is not None]
         weights = sum(p.numel() for p in self.parameters() if p.dim() == 2)
-        for table in (self.embed, self.position):
-            weights -= 0 if table is None else table.weight.numel()
+        weights -= sum(table.weight.numel() for table in tables)
         return 3 * (2 * weights + len(self.blocks) * 2 * 2 * self.C * (T + 1) / 2)

@@ -10,8 +10,8 @@ from seqlib.models.stacked import forward
 from seqlib.store import Store
 from seqlib.studies.airline import protocol
 from seqlib.studies.airline.arms import ARMS, PUBLISHED, Arm
-from seqlib.studies.airline.reference import train_loop
 from seqlib.studies.airline.baselines import Baseline
+from seqlib.studies.airline.reference import train_loop
 from seqlib.studies.airline.specs import AirlineSpec
 from seqlib.studies.airline.train import ORDER, draw_masks, predict, stream, train_stack
 from seqlib.sweep import sweep

@@ -297,7 +297,8 @@ def test_the_plan_holds_every_comparison_that_the_claims_make():
     rows = seqlib.verdicts("attention_search")
     assert len(rows) == 10 and not (rows.verdict == "not run").any()
     assert rows.verdict["X07"] == "not comparable"
-    missing = [(row.id, name) for row in rows.itertuples() for name, repair in row.repairs.items() if repair["verdict"] == "not run"]
+    missing = [(row.id, name) for row in rows.itertuples() for name, repair in row.repairs.items()
+               if repair["verdict"] == "not run"]
     assert {name for _, name in missing} <= {"documents held out"}  # declared, then cut from the plan
 
 

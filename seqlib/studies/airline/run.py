@@ -18,6 +18,7 @@ from seqlib.studies.airline.specs import AirlineSpec, group
 from seqlib.studies.airline.train import Stack, predict, train_stack
 from seqlib.study import Run, count_parameters, study, weights
 
+
 def count(arm: str) -> dict[str, int]:
     """Trainable and total parameters; a classical forecast has none that a gradient trains."""
     return {"trainable": 0, "total": 0} if isinstance(ARMS[arm], Baseline) else count_parameters(ARMS[arm].build)

@@ -46,8 +46,8 @@ class Stack:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as plain tensors."""
-        return pack(self.params, self.optimizer, {name: [list(map(float, e)) for e in values] for name, values in self.curves.items()},
-                    epoch=self.epoch, seconds=self.seconds)
+        curves = {name: [list(map(float, epoch)) for epoch in values] for name, values in self.curves.items()}
+        return pack(self.params, self.optimizer, curves, epoch=self.epoch, seconds=self.seconds)
 
     def load(self, saved: dict[str, Tensor]) -> None:
         curves, numbers = unpack(saved, self.params, self.optimizer)
