@@ -1,4 +1,4 @@
-"""One-pass kernels against the layers of torch, transformers and peft that they stand for."""
+"""One-pass kernels against the layers of torch, transformers and peft that they replace."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
 from torch import nn
 from torch.nn import functional as F
+from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from seqlib.models import fused
@@ -21,42 +22,46 @@ def leaves(*shapes):
 def test_rms_norm_equals_torch_s_values_and_gradients(shape):
     x, w, dy = leaves(shape, 24, shape)
     ours, plain = fused.rms_norm(x, w, 1e-5), F.rms_norm(x, (24,), w, 1e-5)
-    torch.testing.assert_close(ours, plain)
+    assert_close(ours, plain)
     for a, b in zip(torch.autograd.grad(ours, (x, w), dy), torch.autograd.grad(plain, (x, w), dy)):
-        torch.testing.assert_close(a, b)
-    frozen, [dx] = w.detach(), torch.autograd.grad(fused.rms_norm(x, w.detach(), 1e-5), x, dy)
-    torch.testing.assert_close(dx, torch.autograd.grad(F.rms_norm(x, (24,), frozen, 1e-5), x, dy)[0])
+        assert_close(a, b)
+    frozen = w.detach()
+    dx = torch.autograd.grad(fused.rms_norm(x, frozen, 1e-5), x, dy)[0]
+    assert_close(dx, torch.autograd.grad(F.rms_norm(x, (24,), frozen, 1e-5), x, dy)[0])
 
 
 def test_rms_norm_in_single_precision_equals_the_layer_of_llama():
     layer, x = LlamaRMSNorm(64, eps=1e-5), torch.randn(9, 64)
-    torch.testing.assert_close(fused.rms_norm(x, layer.weight, 1e-5), layer(x))
+    assert_close(fused.rms_norm(x, layer.weight, 1e-5), layer(x))
 
 
 def test_rms_norm_takes_inputs_that_are_not_contiguous():
     x, w, dy = leaves((24, 5), 24, (24, 5))
     ours, plain = fused.rms_norm(x.T, w, 1e-5), F.rms_norm(x.T, (24,), w, 1e-5)
-    for a, b in zip(torch.autograd.grad(ours, (x, w), dy.T), torch.autograd.grad(plain, (x, w), dy.T)):
-        torch.testing.assert_close(a, b)
+    expected = torch.autograd.grad(plain, (x, w), dy.T)
+    for a, b in zip(torch.autograd.grad(ours, (x, w), dy.T), expected):
+        assert_close(a, b)
 
 
 def made(rate: float) -> tuple[Linear, list[nn.Parameter]]:
-    """peft's own layer, with a B that is not zero."""
+    """The layer of peft, with a B that is not zero."""
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=8, lora_dropout=rate)
     layer = Linear(nn.Linear(24, 10, bias=False), "default", config, r=4, lora_alpha=8)
     nn.init.normal_(layer.lora_B["default"].weight)
     layer.base_layer.weight.requires_grad_(False)
-    return layer.double(), [layer.base_layer.weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+    parts = (layer.base_layer, layer.lora_A["default"], layer.lora_B["default"])
+    return layer.double(), [part.weight for part in parts]
 
 
 def test_an_adapted_layer_equals_peft_s_values_and_gradients():
     layer, (w, a, b) = made(0.0)
     x, dy = leaves((3, 5, 24), (3, 5, 10))
     ours, plain = fused.adapted_linear(x, w, a, b, 2.0), layer(x)
-    torch.testing.assert_close(ours, plain)
-    for one, other in zip(torch.autograd.grad(ours, (x, a, b), dy), torch.autograd.grad(plain, (x, a, b), dy)):
-        torch.testing.assert_close(one, other)
+    assert_close(ours, plain)
+    expected = torch.autograd.grad(plain, (x, a, b), dy)
+    for one, other in zip(torch.autograd.grad(ours, (x, a, b), dy), expected):
+        assert_close(one, other)
 
 
 def test_an_adapted_layer_drops_on_the_way_back_what_it_dropped_before():
@@ -68,9 +73,10 @@ def test_an_adapted_layer_drops_on_the_way_back_what_it_dropped_before():
     kept = fused.dropout(torch.ones(15, 24, dtype=torch.float64), 0.3).view(3, 5, 24)
     plain = x @ w.T + 2.0 * (x * kept) @ a.T @ b.T
     assert 0 < float((kept == 0).double().mean()) < 1
-    torch.testing.assert_close(ours, plain)
-    for one, other in zip(torch.autograd.grad(ours, (x, a, b), dy), torch.autograd.grad(plain, (x, a, b), dy)):
-        torch.testing.assert_close(one, other)
+    assert_close(ours, plain)
+    expected = torch.autograd.grad(plain, (x, a, b), dy)
+    for one, other in zip(torch.autograd.grad(ours, (x, a, b), dy), expected):
+        assert_close(one, other)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.5])
@@ -82,7 +88,8 @@ def test_dropout_keeps_the_rate_and_the_gradient_has_the_same_mask(rate, kind):
     y.sum().backward()
     assert torch.equal(x.grad, y.detach()) and y.dtype == kind
     assert y.unique().tolist() == pytest.approx([0, 1 / (1 - rate)])
-    assert float((y == 0).double().mean()) == pytest.approx(rate, abs=5 * (rate * (1 - rate) / y.numel()) ** 0.5)
+    five_errors = 5 * (rate * (1 - rate) / y.numel()) ** 0.5
+    assert float((y == 0).double().mean()) == pytest.approx(rate, abs=five_errors)
 
 
 def test_draws_of_dropout_are_independent_within_a_mask_and_between_masks():
@@ -96,4 +103,5 @@ def test_draws_of_dropout_are_independent_within_a_mask_and_between_masks():
         assert abs((signs[0][lag:] * signs[1][:-lag]).mean()) < bound
     assert abs((signs[0] * signs[1]).mean()) < bound
     torch.manual_seed(4)
-    assert np.array_equal(one, (fused.dropout(torch.ones(n), 0.5) > 0).numpy())  # a seed gives a mask
+    again = (fused.dropout(torch.ones(n), 0.5) > 0).numpy()
+    assert np.array_equal(one, again)  # a seed gives a mask

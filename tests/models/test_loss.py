@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from seqlib.models import loss
 from seqlib.models.loss import blockwise_cross_entropy
@@ -15,15 +16,15 @@ def test_it_equals_the_plain_one_values_and_gradients(N):
     x, w = (torch.randn(n, D, dtype=torch.float64, requires_grad=True) for n in (N, V))
     y = torch.randint(V, (N,))
     ours, plain = blockwise_cross_entropy(x, w, y), F.cross_entropy(x @ w.T, y, reduction="sum")
-    torch.testing.assert_close(ours, plain)
+    assert_close(ours, plain)
     for a, b in zip(torch.autograd.grad(3 * ours, (x, w)), torch.autograd.grad(3 * plain, (x, w))):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+        assert_close(a, b, rtol=0, atol=1e-10)
 
 
 def test_logits_of_any_size_give_a_finite_loss():
     x, w, y = torch.randn(5, D) * 1e3, torch.randn(V, D) * 1e3, torch.randint(V, (5,))
     expected = F.cross_entropy((x.double() @ w.double().T), y, reduction="sum")
-    torch.testing.assert_close(blockwise_cross_entropy(x, w, y).double(), expected, rtol=1e-5, atol=0)
+    assert_close(blockwise_cross_entropy(x, w, y).double(), expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("frozen", ["x", "weight"])
@@ -35,6 +36,8 @@ def test_a_gradient_that_nobody_wants_is_not_computed(frozen, monkeypatch):
 
     for name in plain:
         monkeypatch.setattr(loss.torch, name, counted(name))
-    x, w = torch.randn(300, D, requires_grad=frozen != "x"), torch.randn(V, D, requires_grad=frozen != "weight")
+    x = torch.randn(300, D, requires_grad=frozen != "x")
+    w = torch.randn(V, D, requires_grad=frozen != "weight")
     blockwise_cross_entropy(x, w, torch.randint(V, (300,))).backward()
-    assert set(products) == ({"addmm"} if frozen == "x" else {"mm"}) and (x.grad is None) == (frozen == "x")
+    assert set(products) == ({"addmm"} if frozen == "x" else {"mm"})
+    assert (x.grad is None) == (frozen == "x")

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
 
 from seqlib.models.recurrent import RecurrentLM
 from seqlib.models.transformer import TransformerLM
@@ -43,12 +44,13 @@ def test_decoding_with_a_cache_equals_the_full_pass(name):
     full = model(x, keep)
     logits, cache = model.decode(x[:, :5])
     parts = [logits]
-    for at in (slice(5, 6), slice(6, 13), *(slice(i, i + 1) for i in range(13, T))):  # one token, and several
+    one_by_one = (slice(i, i + 1) for i in range(13, T))
+    for at in (slice(5, 6), slice(6, 13), *one_by_one):  # one token, and several
         logits, cache = model.decode(x[:, at], cache)
         parts.append(logits)
-    torch.testing.assert_close(torch.cat(parts, 1), full, rtol=0, atol=1e-11)
+    assert_close(torch.cat(parts, 1), full, rtol=0, atol=1e-11)
     if "weights" in keep:
-        torch.testing.assert_close(cache["weights"][:, :, -1], keep["weights"][:, :, -1], rtol=0, atol=1e-12)
+        assert_close(cache["weights"][:, :, -1], keep["weights"][:, :, -1], rtol=0, atol=1e-12)
         assert torch.allclose(keep["weights"].sum(-1), torch.ones((), dtype=torch.double))
 
 
@@ -58,13 +60,13 @@ def test_additive_attention_equals_its_formula_with_gradients():
     ours = RecurrentLM(V, C=32, attention="causal").double()
     weights = plain.state_dict()
     ours.load_state_dict({"score": weights.pop("score.weight")[0], **weights})
-    torch.testing.assert_close(ours(x), plain(x), rtol=0, atol=1e-12)
+    assert_close(ours(x), plain(x), rtol=0, atol=1e-12)
     for model in (ours, plain):
         model(x).square().sum().backward()
     theirs = dict(plain.named_parameters())
     for name, p in ours.named_parameters():
         other = theirs["score.weight"].grad[0] if name == "score" else theirs[name].grad
-        torch.testing.assert_close(p.grad, other, rtol=1e-9, atol=1e-9)
+        assert_close(p.grad, other, rtol=1e-9, atol=1e-9)
 
 
 def test_arithmetic_of_a_recurrent_model_counted_by_hand():
@@ -82,7 +84,7 @@ def test_without_a_mask_the_weights_reach_over_the_whole_window_and_the_future_l
     logits = model(x, keep)
     h = model.cell(model.embed(x))[0]
     scores = torch.tanh(model.query(h)[:, :, None] + model.key(h)[:, None]) @ model.score
-    torch.testing.assert_close(keep["weights"][:, 0], scores.softmax(-1), rtol=0, atol=1e-12)
+    assert_close(keep["weights"][:, 0], scores.softmax(-1), rtol=0, atol=1e-12)
     changed = x.clone()
     changed[:, -1] = (x[:, -1] + 1) % V
     assert not torch.equal(model(changed)[:, 0], logits[:, 0])

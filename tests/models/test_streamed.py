@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.testing import assert_close
 
 from seqlib.models import streamed
 from seqlib.models.streamed import streamed_cross_entropy
@@ -14,11 +15,12 @@ N, D = 20, 12
 def test_it_equals_the_plain_one_values_and_gradients(V, monkeypatch):
     monkeypatch.setattr(streamed, "COLUMNS", 32)
     torch.manual_seed(0)
-    x, w = torch.randn(N, D, dtype=torch.float64, requires_grad=True), torch.randn(V, D, dtype=torch.float64)
+    x = torch.randn(N, D, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(V, D, dtype=torch.float64)
     y, upstream = torch.randint(V, (N,)), torch.randn(N, dtype=torch.float64)
     ours, plain = streamed_cross_entropy(x, w, y), F.cross_entropy(x @ w.T, y, reduction="none")
-    torch.testing.assert_close(ours, plain)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, x, upstream)[0] for loss in (ours, plain)))
+    assert_close(ours, plain)
+    assert_close(*(torch.autograd.grad(loss, x, upstream)[0] for loss in (ours, plain)))
 
 
 @pytest.mark.parametrize("last", [False, True])  # the largest logit of the first token
@@ -28,7 +30,7 @@ def test_logits_of_any_size_give_finite_losses(last, monkeypatch):
     x, w, y = torch.randn(N, D) * 1e3, torch.randn(90, D) * 1e3, torch.randint(90, (N,))
     w = w[(w @ x[0]).argsort(descending=not last)]
     expected = F.cross_entropy(x.double() @ w.double().T, y, reduction="none")
-    torch.testing.assert_close(streamed_cross_entropy(x, w, y).double(), expected, rtol=1e-5, atol=0.5)
+    assert_close(streamed_cross_entropy(x, w, y).double(), expected, rtol=1e-5, atol=0.5)
 
 
 def test_a_head_that_is_trained_is_refused_and_evaluated():
@@ -36,4 +38,5 @@ def test_a_head_that_is_trained_is_refused_and_evaluated():
     with pytest.raises(ValueError, match="use blockwise_cross_entropy"):
         streamed_cross_entropy(x, w, y)
     with torch.no_grad():
-        torch.testing.assert_close(streamed_cross_entropy(x, w, y), F.cross_entropy(x @ w.T, y, reduction="none"))
+        expected = F.cross_entropy(x @ w.T, y, reduction="none")
+        assert_close(streamed_cross_entropy(x, w, y), expected)

@@ -74,7 +74,7 @@ def test_an_unknown_arm_is_refused_by_the_spec_and_by_both_tasks(small):
         with pytest.raises(KeyError, match="transfomer"):
             build(unchecked)
     with pytest.raises(UsageError, match="arm.*'transfomer'"):
-        plan.expand("shakespeare", {"arm": "transfomer"})
+        plan.expand(STUDY, {"arm": "transfomer"})
 
 
 def test_an_arm_is_the_model_that_its_entry_says(small):
@@ -366,7 +366,7 @@ class Broken:
 
 def test_a_lost_loss_is_an_error_and_no_record(small, tmp_path, monkeypatch):
     monkeypatch.setitem(ARMS, "lstm", Broken())
-    with pytest.raises(SeqlibError, match="shakespeare/lstm seed 0: training loss is .* lower lr"):
+    with pytest.raises(SeqlibError, match="shakespeare/lstm seed 0: training loss is nan at step 1; lower "):
         sweep([spec()], Store(tmp_path / "other"), quiet=True)
     assert list(Store(tmp_path / "other").records("shakespeare")) == []
 
@@ -433,8 +433,8 @@ def test_looking_up_the_pair_answers_everything_and_guessing_a_value_does_not():
     ({"corpus": "mqar", "width": 32, "arm": "transformer-fast"}, "the recall task takes lstm, additive, transformer"),
     ({"corpus": "mqar", "width": 32, "arm": "additive-unmasked"}, "the recall task takes")])
 def test_what_is_out_of_range_is_refused_by_name(values, message):
-    with pytest.raises(UsageError, match=f"study shakespeare: .*{message}"):
-        plan.expand("shakespeare", {"arm": "lstm", **values})
+    with pytest.raises(UsageError, match=message):
+        plan.expand(STUDY, {"arm": "lstm", **values})
 
 
 def test_the_sweep_over_contexts_sees_the_same_characters():
@@ -457,7 +457,7 @@ def archive_like(text, tmp_path_factory):
                  for arm in ("additive", "additive-unmasked")}
     rng, rows = np.random.default_rng(0), []
     runs = [(name, s) for name in ("published", "leak", "contexts", "timing") for grid in plan.grids("shakespeare", name)
-            for s in plan.expand("shakespeare", {**grid, "seed": 9})]
+            for s in plan.expand(STUDY, {**grid, "seed": 9})]
     for experiment, s in runs:
         figures = dict.fromkeys(names[s.arm if s.arm in names else "additive"], 1.0)
         offset = {"additive": -0.02, "transformer": -0.06, "transformer-fast": -0.05}.get(s.arm, 0.0)
