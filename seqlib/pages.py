@@ -187,8 +187,9 @@ class Running:
         with self._lock, open(errors, "w") as stderr:
             if self.ended:
                 raise SeqlibError("interrupted")
-            process = subprocess.Popen(command, env=environment, stderr=stderr, start_new_session=True,
-                                       stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                stderr=stderr, start_new_session=True)
             self.processes.add(process)
         return process
 

@@ -21,7 +21,7 @@ def randomised(module, seed=0):
 
 
 def theirs(ours: LatentAttention, q_rank, interleave: bool):
-    """Hugging Face's module with our weights, rotary rows permuted where its rotation interleaves."""
+    """Hugging Face's module with our weights, rotary rows permuted if its rotation interleaves."""
     config = DeepseekV3Config(
         hidden_size=D, num_attention_heads=H, num_key_value_heads=H, q_lora_rank=q_rank,
         kv_lora_rank=ours.kv_rank, qk_rope_head_dim=ours.rope, qk_nope_head_dim=ours.nope,
