@@ -85,7 +85,7 @@ def parameters(row: Verdict, arm: str, between: dict, within: float | None) -> N
     """Counts of freshly built models, exact: all of one arm, or the trainable ones of the arms that
     have figures; `between` bounds, alike up to the share `within`, or equal to the document's."""
     if arm:
-        row.ours = study.get(row.study).parameters([arm])[arm]
+        row.ours = dict(study.get(row.study).parameters([arm])[arm])  # a copy: counts are cached
         row.ours["percent"] = round(100 * row.ours["trainable"] / row.ours["total"], 4)
     else:
         counts = study.get(row.study).parameters(row.seed_value)

@@ -278,7 +278,7 @@ def test_a_text_shorter_than_the_context_is_refused(little):
 def test_a_loss_that_is_not_finite_names_the_learning_rate(little, monkeypatch):
     monkeypatch.setattr(run.MixtureLM, "loss", lambda self, x, y: (
         self.embed.weight.sum() * float("nan"), 1, torch.zeros(())))
-    with pytest.raises(SeqlibError, match="attention_search/baseline seed 0: training loss is nan at step 1; lower lr"):
+    with pytest.raises(SeqlibError, match="attention_search/baseline seed 0: training loss is nan at step 1; lower the learning rate"):
         STUDY.train([SearchSpec(arm="baseline", protocol="repaired", **TINY)])
 
 
