@@ -278,7 +278,8 @@ def test_a_text_shorter_than_the_context_is_refused(little):
 def test_a_loss_that_is_not_finite_names_the_learning_rate(little, monkeypatch):
     monkeypatch.setattr(run.MixtureLM, "loss", lambda self, x, y: (
         self.embed.weight.sum() * float("nan"), 1, torch.zeros(())))
-    with pytest.raises(SeqlibError, match="attention_search/baseline seed 0: training loss is nan at step 1; lower the learning rate"):
+    wanted = "attention_search/baseline seed 0: training loss is nan at step 1; lower the learning rate"
+    with pytest.raises(SeqlibError, match=wanted):
         STUDY.train([SearchSpec(arm="baseline", protocol="repaired", **TINY)])
 
 
