@@ -54,7 +54,7 @@ class Checkout:
 
     def seqlib(self, *arguments, **more):
         process = self.start(*arguments, **more)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=1500)
         return process.returncode, out, err
 
     def records(self):
