@@ -51,9 +51,11 @@ def curves(study: str, name: str, experiment: str | Iterable[str] | None = None,
         names = frames.chosen(study, experiment)
         records, members = frames.archived(study, names), plan.archived(study, names)
     else:
-        _check_frame(runs, "key", "experiment")
+        _check_frame(runs, "key", "experiment", "live")
         members = runs.groupby("key", sort=False).experiment.unique().to_dict()
-        records = frames.stored(study, members, Store.live(), Store.archive())
+        live = set(runs.key[runs.live.astype(bool)])  # where both have a run, the frame's counts
+        records = [record for key in members for record in frames.stored(
+            study, [key], Store.live() if key in live else Store.archive())]
         if members and not records:
             raise UsageError(f"no run of this frame is one of {study}")
     known = sorted({curve for record in records for curve in record.curves})
@@ -87,7 +89,7 @@ def train(study: str, experiment: str = "live", workers: int = 1, **settings: An
 
     specs, new = plan.overridden(study, experiment, settings), []
     records = sweep(specs, Store.live(), workers=workers, trained=new, redo_older=True)
-    runs = frames.frame(study, records, {record.key: [experiment] for record in records})
+    runs = frames.frame(study, records, {record.key: [experiment] for record in records}, live=True)
     runs.attrs["trained"] = len({record.key for record in new})
     runs.attrs["machine"] = records[0].provenance["machine"] if records else {}
     return runs

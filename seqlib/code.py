@@ -184,13 +184,22 @@ def _chain(node: ast.AST) -> list[str]:
 
 
 def essential(statement: ast.stmt) -> list[ast.stmt]:
-    """What of a definition can change a figure: of a spec its methods, without validators."""
+    """What of a definition can change a figure: of a spec its methods, without validators, and of
+    a function under `@study` the function without what else the kit is given."""
+    if isinstance(statement, FUNCTION):
+        marks = [mark for mark in statement.decorator_list if not _is_kit(mark)]
+        fields = {**dict(ast.iter_fields(statement)), "decorator_list": marks}
+        return [type(statement)(**fields)]
     bases = statement.bases if isinstance(statement, ast.ClassDef) else []
     if not any("Spec" in ast.dump(base) for base in bases):
         return [statement]
     methods = [part for part in statement.body if isinstance(part, ast.FunctionDef)]
     return [method for method in methods
             if not any("validator" in ast.dump(mark) for mark in method.decorator_list)]
+
+
+def _is_kit(mark: ast.expr) -> bool:
+    return isinstance(mark, ast.Call) and _chain(mark.func)[-1:] == ["study"]
 
 
 def as_text(node: Any) -> str:

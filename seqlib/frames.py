@@ -35,29 +35,26 @@ def archived(study: str, experiment: str | Iterable[str] | None = None) -> list[
     return stored(study, plan.archived(study, chosen(study, experiment)), Store.archive())
 
 
-def stored(study: str, keys: Iterable[str], *stores: Store) -> list[Record]:
-    """The records of these keys, each from the first store that has it; others are left out."""
-    found = []
-    for key in keys:
-        records = (store.by_key(study, key) for store in stores)
-        found.append(next((record for record in records if record), None))
-    return [record for record in found if record]
+def stored(study: str, keys: Iterable[str], store: Store) -> list[Record]:
+    """The records of these keys that a store has."""
+    return [record for key in keys if (record := store.by_key(study, key))]
 
 
 def frame(study: str, records: Iterable[Record],
-          experiments: Mapping[str, Iterable[str]] | None = None) -> pd.DataFrame:
+          experiments: Mapping[str, Iterable[str]] | None = None,
+          live: bool = False) -> pd.DataFrame:
     """A row a record and experiment. Columns: experiment, the settings, label, the metrics, key,
-    and `current`, whether today's code would make it.
+    `current`, whether today's code would make it, and `live`, whether it is of the scratch store.
 
     experiments: those of each key, none by default. An empty frame has the settings' columns."""
     kind = studies.get(study)
     rows = []
     for record in records:
         run = {**record.spec, "label": kind.label(record.spec), **record.metrics,
-               "key": record.key, "current": kind.current(record)}
+               "key": record.key, "current": kind.current(record), "live": live}
         for name in (experiments or {}).get(record.key, [""]):
             rows.append({"experiment": name, **run})
-    columns = ["experiment", *kind.spec.model_fields, "label", "key", "current"]
+    columns = ["experiment", *kind.spec.model_fields, "label", "key", "current", "live"]
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
 
 

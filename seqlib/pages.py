@@ -122,8 +122,6 @@ def plan(names: list[str], profile: str, settings: list[str],
          output: str | None = None) -> list[Page]:
     """Pages to make, every parameter checked. `settings` are NAME=VALUE, `output` is a folder other
     than the book. Raises UsageError on an unknown study, profile or parameter, or a wrong value."""
-    from seqlib import show  # takes seconds to import
-
     if profile == "full":
         raise UsageError("there is no profile full: a notebook trains a live run alone, and "
                          "`seqlib sweep STUDY` fills the archive")
@@ -140,7 +138,7 @@ def plan(names: list[str], profile: str, settings: list[str],
         for parameter in changed:
             if parameter not in known:
                 raise nearest(f"parameter of {name}", parameter, known)
-        show.check_parameters(name, changed)
+        plans.check_parameters(name, changed)
         values = (smoke(name, known) if profile == "smoke" else {}) | changed
         pages.append(Page(name, values, Path(output).absolute() if output else None))
     return pages

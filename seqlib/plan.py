@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from seqlib import study as studies
 from seqlib import yamls
@@ -175,14 +175,56 @@ def one(kind: studies.Study, settings: Mapping[str, Any]) -> Spec:
             if arm not in value:
                 continue
             value = value[arm]
-        wanted = _annotation(kind.spec, field)
-        if isinstance(value, bool) and wanted and "bool" not in str(wanted):
-            raise UsageError(f"{field}: wants {getattr(wanted, '__name__', wanted)}, got {value}")
+        _refuse_bool(field, value, _annotation(kind.spec, field))
         values[field] = value
     try:
         return kind.spec(**values)
     except ValidationError as error:
         raise UsageError(first_problem(error, kind.spec.model_fields)) from None
+
+
+def _refuse_bool(field: str, value: Any, wanted: Any) -> None:
+    """Raises UsageError on true or false where pydantic would take them for 1 or 0."""
+    if isinstance(value, bool) and wanted and "bool" not in str(wanted):
+        raise UsageError(f"{field}: wants {getattr(wanted, '__name__', wanted)}, got {value}")
+
+
+def check_parameters(study: str, values: dict[str, Any]) -> None:
+    """Check parameters of a notebook: `arms`, `seeds`, and fields of the spec, each a value or a
+    mapping by arm. Raises UsageError on one of a wrong name, type or range."""
+    kind = studies.get(study)
+    fields = {name: field for name, field in kind.spec.model_fields.items()
+              if name not in ("study", "arm", "seed")}
+    for name, value in values.items():
+        if name == "arms":
+            if not isinstance(value, (list, tuple)) or not value:
+                some = ", ".join(list(kind.arms)[:2])
+                raise UsageError(f"arms: wants a list of arms such as [{some}], got {value!r}")
+            if len(set(map(str, value))) < len(value):
+                raise UsageError(f"arms: an arm is named twice in {value!r}")
+        elif name == "seeds":
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
+                raise UsageError(f"seeds: wants a whole number from 1 to 1000, got {value!r}")
+        elif name not in fields:
+            raise nearest("parameter", name, ["arms", "seeds", *fields])
+        else:
+            for one in value.values() if isinstance(value, dict) else [value]:
+                _check_field(name, fields[name], one)
+        for arm in value if name == "arms" or isinstance(value, dict) else ():
+            if str(arm) not in kind.arms:
+                raise nearest(f"arm in {name}:", arm, kind.arms)
+
+
+def _check_field(name: str, field: Any, value: Any) -> None:
+    if value == "auto" and isinstance(field.default, str):  # the notebook says what it takes
+        return
+    _refuse_bool(name, value, field.annotation)
+    kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+    try:
+        TypeAdapter(kind).validate_python(value, strict=not isinstance(value, list))
+    except ValidationError as error:
+        problem = first_problem(error).partition(": ")[2]
+        raise UsageError(f"{name}: {problem}, got {value!r}") from None
 
 
 def _entry(name: str, experiment: str) -> Any:

@@ -14,7 +14,7 @@ import numbers
 import re
 import textwrap
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import itables
 import matplotlib
@@ -24,11 +24,11 @@ from IPython import get_ipython
 from IPython.display import Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from pydantic import TypeAdapter, ValidationError
 
 from seqlib import api, frames, stats
 from seqlib import study as studies
-from seqlib.errors import SeqlibError, UsageError, first_problem, nearest
+from seqlib.errors import SeqlibError, nearest
+from seqlib.plan import check_parameters
 
 INK = "#222832"
 STYLE = {
@@ -93,46 +93,6 @@ def assigned(cells: list[str], known: dict[str, Any]) -> list[str]:
         elif set(names) & set(known):
             return names + injected
     return injected
-
-
-def check_parameters(study: str, values: dict[str, Any]) -> None:
-    """Raises UsageError on a parameter of a wrong name, type or range. A field may hold a mapping
-    by arm."""
-    kind = studies.get(study)
-    fields = {name: field for name, field in kind.spec.model_fields.items()
-              if name not in ("study", "arm", "seed")}
-    for name, value in values.items():
-        if name == "arms":
-            if not isinstance(value, (list, tuple)) or not value:
-                some = ", ".join(list(kind.arms)[:2])
-                raise UsageError(f"arms: wants a list of arms such as [{some}], got {value!r}")
-            if len(set(map(str, value))) < len(value):
-                raise UsageError(f"arms: an arm is named twice in {value!r}")
-        elif name == "seeds":
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
-                raise UsageError(f"seeds: wants a whole number from 1 to 1000, got {value!r}")
-        elif name not in fields:
-            raise nearest("parameter", name, ["arms", "seeds", *fields])
-        else:
-            for one in value.values() if isinstance(value, dict) else [value]:
-                _check_field(name, fields[name], one)
-        for arm in value if name == "arms" or isinstance(value, dict) else ():
-            if str(arm) not in kind.arms:
-                raise nearest(f"arm in {name}:", arm, kind.arms)
-
-
-def _check_field(name: str, field: Any, value: Any) -> None:
-    if value == "auto" and isinstance(field.default, str):  # the notebook says what it takes
-        return
-    if isinstance(value, bool) and field.annotation is not bool:
-        wanted = getattr(field.annotation, "__name__", field.annotation)
-        raise UsageError(f"{name}: wants {wanted}, got {value!r}")
-    kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
-    try:
-        TypeAdapter(kind).validate_python(value, strict=not isinstance(value, list))
-    except ValidationError as error:
-        problem = first_problem(error).partition(": ")[2]
-        raise UsageError(f"{name}: {problem}, got {value!r}") from None
 
 
 def md(text: str) -> None:

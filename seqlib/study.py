@@ -83,7 +83,8 @@ def study(spec: type[Spec], *, arms: Mapping[str, Any], **options: Any) -> Calla
         name = module.split(".")[2]
         if named != name:
             raise UsageError(f"{spec.__name__}.study is {named!r}, and its package {name!r}")
-        reached = [f for f in (function, options.get("build")) if f is not None]
+        given = (function, options.get("build"), options.get("group"))
+        reached = [f for f in given if f is not None]
         roots = tuple((f.__module__, f.__qualname__) for f in reached)
         REGISTERED[name] = Study(name, spec, function, arms, roots, **options)
         return function

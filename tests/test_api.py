@@ -5,6 +5,7 @@ import pytest
 
 import seqlib
 from seqlib.errors import UsageError
+from seqlib.store import Store
 
 
 @pytest.fixture
@@ -109,6 +110,16 @@ def test_train_returns_the_frame_of_load_and_trains_once():
     assert again.attrs["trained"] == 0 and again.test_mse.tolist() == live.test_mse.tolist()
     losses = seqlib.curves("airline", "train_loss", runs=live)
     assert len(losses) == 8 and set(losses.key) == set(live.key)
+
+
+def test_curves_of_a_frame_come_from_the_store_that_the_frame_comes_from(archive):
+    archived = seqlib.load("airline", "loop").query("arm == 'lstm' and seed == 0")
+    record = Store.archive().by_key("airline", archived.key.iloc[0])
+    changed = record.model_copy(update={"curves": {"val_loss": [1.0]}})
+    changed.checksum = changed.expected_checksum()
+    Store.live().put(changed)
+    assert len(seqlib.curves("airline", "val_loss", runs=archived)) == len(record.curves["val_loss"])
+    assert seqlib.curves("airline", "val_loss", runs=archived.assign(live=True)).value.tolist() == [1.0]
 
 
 def test_a_changed_arm_is_trained_again(monkeypatch):

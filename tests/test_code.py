@@ -45,6 +45,15 @@ class SampleSpec(BaseSpec):
         return self.steps
 
 
+def study(*given, **options):
+    return lambda function: function
+
+
+def label(spec):
+    return "a"
+
+
+@study(SampleSpec, arms=ARMS, label=label)
 def run(spec):
     """Train."""
     import seqlib.sample_models as again
@@ -121,7 +130,8 @@ def fingerprints(tmp_path, monkeypatch):
     ("sample_study.py", "lr: float = 0.1", "lr: float = 0.2\n    more: int = 1"),
     ("sample_study.py", '"b": Arm(2)', '"b": Arm(2), "c": Arm(3)'),
     ("sample_models/deep.py", "spec: int) -> int", "spec)"),
-], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation"])
+    ("sample_study.py", 'return "a"', 'return "b"'),
+], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation", "label"])
 def test_what_makes_no_figure_changes_no_fingerprint(fingerprints, change):
     before, after = fingerprints(), fingerprints(change)
     assert {arm: after[arm] for arm in before} == before
