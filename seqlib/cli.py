@@ -147,7 +147,7 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
     if not specs:
         raise UsageError(f"{what}: no run has such arms and seeds (what draws nothing at random "
                          "has seed 0 alone)")
-    planned = plan.archived(name)
+    planned = plan.archived(name, plan.of_archive(name) + plan.underway(name))
     archive = [spec for spec in specs if spec.key in planned]
     others = [spec for spec in specs if spec.key not in planned]
     for part, store, redo in (archive, Store.archive(), redo_older), (others, Store.live(), True):
@@ -261,21 +261,24 @@ def data(name, as_json):
 @cli.command(epilog="Example: seqlib status")
 @JSON
 def status(as_json):
-    """Records in the archive and in scratch, by study: how many the plan's archive lacks, which are
-    of older code, and which no plan names."""
+    """Records in the archive and in scratch, by study: how many the plan's archive lacks, how many
+    runs of experiments underway are left, which are of older code, and which no plan names."""
     from seqlib import plan, study
     from seqlib.store import Store
 
     rows = []
     for name in study.names():
         kind, planned = study.get(name), plan.archived(name)
+        underway = plan.archived(name, plan.underway(name))
         for label, store in (("archive", Store.archive()), ("live", Store.live())):
             records = list(store.records(name))
             keys = {record.key for record in records}
             archive = label == "archive"
             rows.append({"study": name, "store": label, "records": len(records),
                          "missing": len(planned.keys() - keys) if archive else "",
-                         "unplanned": len(keys - planned.keys()) if archive else "",
+                         "underway": len(underway.keys() - keys) if archive else "",
+                         "unplanned": len(keys - planned.keys() - underway.keys())
+                         if archive else "",
                          "older_code": sum(not kind.current(record) for record in records),
                          "damaged": len(list((store.root / name).glob("*.damaged"))),
                          "path": str(store.root / name)})

@@ -6,13 +6,16 @@ spec, or a list of grids:
     contexts: {arm: [lstm, additive], seed: 2, zip: {context: [32, 512], batch: [128, 8]}}
 
 A list means each of its values in turn, a mapping a value by arm (`lr: {full: 1e-4, lora: 1e-3}`),
-`seed: 9` the seeds 0 to 8 (a list names them), `zip` fields that vary together (it counts before
+`seed: 9` the seeds 0 to 8 (a list or `9-18` names them), `zip` fields that vary together (it counts before
 the same field beside it), `of: OTHER` the settings of another experiment under those given here.
 `live`, `smoke` and `check` are not part of the archive: what a notebook trains, the same within
-seconds, and the short runs by which `seqlib verify` compares two versions of the code.
+seconds, and the short runs by which `seqlib verify` compares two versions of the code. An
+experiment `next-...` is declared and not complete: its records go to the archive one by one, and no
+page or claim counts them until the experiment gets its final name.
 """
 
 import functools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -27,6 +30,7 @@ from seqlib.errors import UsageError, first_problem, nearest
 from seqlib.record import Spec
 
 NOT_ARCHIVED = ("live", "smoke", "check")
+NEXT = "next-"
 
 
 def experiments(name: str) -> list[str]:
@@ -36,7 +40,13 @@ def experiments(name: str) -> list[str]:
 
 def of_archive(name: str) -> list[str]:
     """Names of the experiments that make up a study's archive."""
-    return [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED]
+    return [experiment for experiment in _plan(name)
+            if experiment not in NOT_ARCHIVED and not experiment.startswith(NEXT)]
+
+
+def underway(name: str) -> list[str]:
+    """Names of the experiments that are declared and not complete."""
+    return [experiment for experiment in _plan(name) if experiment.startswith(NEXT)]
 
 
 def specs(name: str, experiment: str) -> list[Spec]:
@@ -144,6 +154,8 @@ def _values(spec: type[Spec], field: str, value: Any) -> Sequence:
     """The values that a field takes in turn: those of a list, and the seeds below a number."""
     value = value.tolist() if hasattr(value, "tolist") else value
     several = isinstance(value, (list, tuple, range))
+    if field == "seed" and (ends := re.fullmatch(r"(\d{1,4})-(\d{1,4})", str(value))):
+        several, value = True, range(int(ends[1]), int(ends[2]) + 1)
     if field == "seed" and not (several and value):
         if type(value) is not int or not 1 <= value <= 10_000:
             raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "

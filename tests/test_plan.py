@@ -53,6 +53,13 @@ def test_of_takes_the_rest_from_another_experiment(written):
     assert [spec.arm for spec in plan.specs("airline", "c")] == ["gru", "gru", "naive"]
 
 
+def test_an_experiment_underway_is_part_of_no_archive_yet(written):
+    written("a: {arm: lstm, seed: 3}\nnext-a: {of: a, seed: 9-11}")
+    assert plan.of_archive("airline") == ["a"] and plan.underway("airline") == ["next-a"]
+    assert settings(plan.specs("airline", "next-a"), "seed") == [(9,), (10,), (11,)]
+    assert len(plan.archived("airline")) == 3 and len(plan.archived("airline", ["next-a"])) == 3
+
+
 @pytest.mark.parametrize("several", [(1, 2), range(1, 3), np.array([1, 2]), [np.int64(1), 2]])
 def test_several_values_may_be_a_tuple_a_range_or_an_array(several):
     runs = plan.overridden("airline", "live", {"arm": "lstm", "seed": several, "epochs": several})
@@ -79,6 +86,7 @@ def test_several_values_may_be_a_tuple_a_range_or_an_array(several):
     ("a: {arm: lstm, zip: {seed: [1, 2]}}", "a: seed cannot vary in zip"),
     ("a: {arm: lstm, seed: -1}", "a: seed is a number of seeds"),
     ("a: {arm: lstm, seed: 0}", "a: seed is a number of seeds"),
+    ("a: {arm: lstm, seed: 9-3}", "a: seed is a number of seeds"),
     ("a: [3]", "a: wants fields with their values"),
     ("a: {3: lstm}", "a: wants fields with their values"),
     ("a: []", "a: wants fields with their values"),
@@ -108,8 +116,9 @@ def test_the_archive_holds_every_planned_run_and_its_code_is_current(name, monke
     records = {record.key: record for record in Store(ROOT / "results").records(name)}
     monkeypatch.setenv("SEQLIB_RESULTS", str(ROOT / "results"))
     planned = plan.archived(name)
+    underway = plan.archived(name, plan.underway(name))
     assert planned.keys() <= records.keys()
-    assert len(records.keys() - planned.keys()) == {"attention_search": 2, "ernie": 8}.get(name, 0)
+    assert len(records.keys() - planned.keys() - underway.keys()) == {"attention_search": 2, "ernie": 8}.get(name, 0)
     kind = study.get(name)
     older = [key for key, record in records.items() if not kind.current(record)]
     remedy = f"show by `seqlib verify {name} --accept` that today's makes the same, or sweep again"
