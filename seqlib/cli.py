@@ -130,20 +130,19 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
     what, changes = f"{name} {' '.join(experiments)}", parse_settings(settings)
 
     def runs(changes: dict) -> list:
-        found = [spec for one in experiments for spec in plan.overridden(name, one, changes)]
+        found = [spec for one in experiments for spec in plan.overridden(name, one, changes, arms)]
         return list({spec.key: spec for spec in found}.values())
 
-    specs = runs(changes)
-    available = {spec.arm: None for spec in specs}
+    available = [spec.arm for one in experiments for spec in plan.specs(name, one)]
     for arm in arms or ():
         if arm not in available:
-            raise nearest(f"arm of {what}", arm, available)
+            raise nearest(f"arm of {what}", arm, dict.fromkeys(available))
+    specs = runs(changes)
     if seeds is not None:
         numbers = parse_seeds(seeds)
         if not {spec.seed for spec in specs}.issuperset(numbers):
             specs = runs({**changes, "seed": numbers})
         specs = [spec for spec in specs if spec.seed in numbers]
-    specs = [spec for spec in specs if spec.arm in (arms or available)]
     if not specs:
         raise UsageError(f"{what}: no run has such arms and seeds (what draws nothing at random "
                          "has seed 0 alone)")

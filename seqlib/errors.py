@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable
+from reprlib import repr as short
 
 
 class SeqlibError(Exception):
@@ -35,7 +36,7 @@ def first_problem(error, allowed: Iterable[str] = ()) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not name or problem["type"] == "missing":  # then the input is all of the parameters
         return f"{name or 'parameters'}: {message}"
-    return f"{name}: {message} (got {problem['input']!r})"
+    return f"{name}: {message} (got {short(problem['input'])})"
 
 
 def nearest(kind: str, name: str, allowed: Iterable[str]) -> UsageError:
@@ -43,4 +44,4 @@ def nearest(kind: str, name: str, allowed: Iterable[str]) -> UsageError:
     allowed = [str(option) for option in allowed]
     close = difflib.get_close_matches(name, allowed, 1, 0.5) if isinstance(name, str) else []
     hint = f"did you mean {close[0]!r}? " if close else ""
-    return UsageError(f"unknown {kind} {name!r}; {hint}choose from: {', '.join(allowed)}")
+    return UsageError(f"unknown {kind} {short(name)}; {hint}choose from: {', '.join(allowed)}")

@@ -157,20 +157,12 @@ def smoke(name: str, known: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`NAME=VALUE` as name and value: a number, true or false, a [list], a {mapping} or a quoted
-    text as YAML has them, anything else as it stands."""
+    """`NAME=VALUE` as name and value, which `yamls.value` reads."""
     name, equals, value = text.partition("=")
     name, value = name.strip(), value.strip()
     if not equals or not name:
         raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
-    if value.startswith(("[", "{", '"', "'")):
-        return name, yamls.parse(value, f"--set {name}")
-    if " #" not in value:  # in YAML a comment
-        with contextlib.suppress(UsageError):  # no YAML, as a text may well be
-            found = yamls.parse(value, f"--set {name}")
-            if isinstance(found, (bool, int, float)):
-                return name, found
-    return name, value
+    return name, yamls.value(value, f"--set {name}")
 
 
 class Running:

@@ -70,10 +70,12 @@ def archived(name: str, chosen: Iterable[str] | None = None) -> dict[str, list[s
     return found
 
 
-def overridden(name: str, experiment: str, settings: Mapping[str, Any]) -> list[Spec]:
+def overridden(name: str, experiment: str, settings: Mapping[str, Any],
+               arms: Iterable[str] | None = None) -> list[Spec]:
     """The runs of an experiment with some fields set otherwise: a value, or several to run each of.
 
-    Raises UsageError on an unknown experiment or field, and on a value that is not allowed."""
+    arms: only these of the experiment's arms. Raises UsageError on an unknown experiment or field,
+    and on a value that is not allowed."""
     kind, found = studies.get(name), {}
     known = sorted(set(kind.spec.model_fields) - {"study"})
     for field in settings:
@@ -84,8 +86,13 @@ def overridden(name: str, experiment: str, settings: Mapping[str, Any]) -> list[
         # a grid without seeds draws nothing at random: one run is enough
         changes = {field: value for field, value in settings.items()
                    if field != "seed" or "seed" in grid}
+        grid = _changed(grid, changes)
+        if arms is not None:
+            named = grid["arm"] if isinstance(grid.get("arm"), list) else [grid.get("arm")]
+            grid["arm"] = [arm for arm in named if arm in arms]
         try:
-            found |= {spec.key: spec for spec in expand(kind, _changed(grid, changes))}
+            if grid.get("arm") != []:
+                found |= {spec.key: spec for spec in expand(kind, grid)}
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
     return list(found.values())
@@ -159,7 +166,7 @@ def _values(spec: type[Spec], field: str, value: Any) -> Sequence:
     if field == "seed" and not (several and value):
         if type(value) is not int or not 1 <= value <= 10_000:
             raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "
-                             f"got {value!r}")
+                             f"got {short(value)}")
         return range(value)
     if not several or "tuple" in str(_annotation(spec, field)):  # that holds a list itself
         return [value]
@@ -211,12 +218,12 @@ def check_parameters(study: str, values: dict[str, Any]) -> None:
         if name == "arms":
             if not isinstance(value, (list, tuple)) or not value:
                 some = ", ".join(list(kind.arms)[:2])
-                raise UsageError(f"arms: wants a list of arms such as [{some}], got {value!r}")
+                raise UsageError(f"arms: wants a list of arms such as [{some}], got {short(value)}")
             if len(set(map(str, value))) < len(value):
                 raise UsageError(f"arms: an arm is named twice in {value!r}")
         elif name == "seeds":
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1000:
-                raise UsageError(f"seeds: wants a whole number from 1 to 1000, got {value!r}")
+                raise UsageError(f"seeds: wants a whole number from 1 to 1000, got {short(value)}")
         elif name not in fields:
             raise nearest("parameter", name, ["arms", "seeds", *fields])
         else:
@@ -236,7 +243,7 @@ def _check_field(name: str, field: Any, value: Any) -> None:
         TypeAdapter(kind).validate_python(value, strict=not isinstance(value, list))
     except ValidationError as error:
         problem = first_problem(error).partition(": ")[2]
-        raise UsageError(f"{name}: {problem}, got {value!r}") from None
+        raise UsageError(f"{name}: {problem}, got {short(value)}") from None
 
 
 def _entry(name: str, experiment: str) -> Any:

@@ -3,8 +3,12 @@
 import logging
 import os
 import signal
+import sys
 import threading
-from multiprocessing import parent_process
+from multiprocessing import current_process, parent_process
+from pathlib import Path
+
+from seqlib.errors import UsageError
 
 
 def end_with_parent() -> None:
@@ -41,6 +45,21 @@ def limit_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def check_main(imported: bool = False) -> None:
+    """Raises UsageError in a program that worker processes cannot import, which each of them does
+    first (see `multiprocessing`, "spawn"). `imported`: end such a process instead, where that
+    import would train, which is what the process was started for."""
+    guard = "put what it does below `if __name__ == \"__main__\":`"
+    if getattr(current_process(), "_inheriting", False):
+        sys.stderr.write(f"seqlib: {sys.argv[0]} trains while a worker imports it; {guard}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if not imported and file and not Path(file).exists():
+        raise UsageError(f"worker processes cannot import the program {file}; save it as a file, "
+                         f"and {guard}; or train with workers=1")
 
 
 def cores() -> int:

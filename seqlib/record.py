@@ -3,9 +3,12 @@
 import hashlib
 import json
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from seqlib.errors import nearest
 
 SCHEMA_VERSION = 1
 
@@ -21,10 +24,20 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+def name_in(arms: Mapping[str, Any]) -> Any:
+    """The type of a spec's field `arm`: a name in `arms`, which may get more of them later."""
+    def check(name: str) -> str:
+        if name not in arms:
+            raise nearest("arm", name, arms)
+        return name
+
+    return Annotated[str, AfterValidator(check)]
+
+
 class Spec(BaseModel):
     """Every setting that changes a result. A study adds fields to it; unknown ones are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     study: str
     arm: str
     seed: int = Field(0, ge=0, lt=2**31)

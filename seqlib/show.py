@@ -25,7 +25,7 @@ from IPython.display import Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from seqlib import api, frames, stats
+from seqlib import api, frames, stats, yamls
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, nearest
 from seqlib.plan import check_parameters
@@ -66,13 +66,31 @@ def parameters(study: str, **values: Any) -> None:
     the study's spec.
 
     Call it behind the parameters cell. Raises UsageError on a wrong value, and on a name that the
-    parameters cell, or the one that papermill puts behind it, sets and that is no parameter."""
+    parameters cell, or the one that papermill puts behind it, sets and that is no parameter.
+
+    A list or a mapping that arrives as a text is read as YAML, and so is a number such as 1e-3:
+    `papermill -p` and YAML 1.1 know no better."""
     _tables["ready"] = False  # the notebook begins anew
-    check_parameters(study, values)
     shell = get_ipython()
+    fields = studies.get(study).spec.model_fields
+    for name, value in values.items():
+        if name not in fields or fields[name].annotation is not str:
+            values[name] = _meant(name, value)
+            if shell and values[name] != value:
+                shell.user_ns[name] = values[name]
+    check_parameters(study, values)
     for name in assigned(shell.history_manager.input_hist_raw if shell else [], values):
         if name not in values:
             raise nearest("parameter", name, values)
+
+
+def _meant(name: str, value: Any) -> Any:
+    """A value with every text in it that YAML 1.2 reads otherwise."""
+    if isinstance(value, dict):
+        return {key: _meant(name, part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_meant(name, part) for part in value]
+    return yamls.value(value, name) if isinstance(value, str) else value
 
 
 def assigned(cells: list[str], known: dict[str, Any]) -> list[str]:

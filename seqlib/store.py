@@ -4,11 +4,15 @@ A record is one file, STORE/STUDY/KEY.json. Writing is atomic; reading verifies.
 renamed to KEY.json.damaged with a warning, so that the run is done again and nothing is lost.
 """
 
+import json
+import logging
 import os
+import platform
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -17,6 +21,7 @@ from pydantic import ValidationError
 from seqlib.errors import SeqlibError
 from seqlib.record import SCHEMA_VERSION, Record, Spec
 
+log = logging.getLogger("seqlib")
 ROOT = Path(os.environ.get("SEQLIB_ROOT") or Path(__file__).resolve().parents[1])
 
 
@@ -40,7 +45,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write all of `data` or nothing: temporary file in the same folder, fsync, rename."""
     with reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(".tmp", f".{path.name}.", path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -51,6 +56,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def _check_version(path: Path, version: object) -> None:
+    """Raises SeqlibError on a record of another schema: it is not damaged, and stays."""
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        raise SeqlibError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; "
+                          "use the seqlib that wrote it")
 
 
 class Store:
@@ -98,26 +110,38 @@ class Store:
     def _read(self, path: Path) -> Record | None:
         try:
             record = Record.model_validate_json(path.read_bytes())
-            if record.schema_version != SCHEMA_VERSION:
-                raise SeqlibError(f"{path} has schema version {record.schema_version}, this code "
-                                  f"reads {SCHEMA_VERSION}; use the seqlib that wrote it")
+            _check_version(path, record.schema_version)
             problem = record.problem()
             if problem is None and path.stem != record.key:
                 problem = "file name does not match its key"
+            if problem is None and path.parent.name != record.spec.get("study"):
+                problem = f"it is of the study {record.spec.get('study')}"
         except FileNotFoundError:
             return None
         except ValidationError as error:
+            with suppress(ValueError, AttributeError):  # a newer record may have other fields
+                _check_version(path, json.loads(path.read_bytes()).get("schema_version"))
             problem = f"not a record ({error.errors()[0]['msg']})"
         except ValueError as error:  # NaN, which is not JSON
             problem = f"not a record ({error})"
         if problem is None:
             return record
         aside = path.with_name(path.name + ".damaged")
-        with reported(aside):
+        try:
             os.replace(path, aside)
-        warnings.warn(f"damaged record set aside as {aside}: {problem}; sweep the study again to "
-                      "redo it", stacklevel=2)
+            where = f"set aside as {aside}"
+        except OSError as error:  # as in an archive that is read only
+            where = f"left at {path}, which cannot be renamed ({error.strerror})"
+        warnings.warn(f"damaged record {where}: {problem}; sweep the study again to redo it",
+                      stacklevel=2)
         return None
+
+    def tidy(self, study: str) -> None:
+        """Remove what a killed process has left half written, a day ago or earlier."""
+        for path in (self.root / study).glob(".*.tmp"):
+            with suppress(OSError):
+                if path.stat().st_mtime < time.time() - 86_400:
+                    path.unlink()
 
     @contextmanager
     def lock(self, spec: Spec, wait: bool = True) -> Iterator[bool]:
@@ -127,12 +151,26 @@ class Store:
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / f"{spec.key}.lock")
+            holder = folder / f"{spec.key}.holder"
             try:
-                lock.acquire(timeout=-1 if wait else 0)
+                lock.acquire(timeout=0)
             except Timeout:
-                yield False
-                return
+                if not wait:
+                    yield False
+                    return
+                log.info("waiting for %s seed %s, which %s trains", spec.arm, spec.seed,
+                         _text(holder) or "another process")
+                lock.acquire()
+            holder.write_text(f"process {os.getpid()} on {platform.node()}")
         try:
             yield True
         finally:
+            holder.unlink(missing_ok=True)
             lock.release()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -67,7 +67,7 @@ def get(name: str) -> "Study":
     return REGISTERED[name]
 
 
-def study(spec: type[Spec], *, arms: Mapping[str, Any], **options: Any) -> Callable:
+def study(spec: type[Spec], *, arms: dict[str, Any], **options: Any) -> Callable:
     """Make a study of the function below it; the study bears its package's name.
 
     spec, arms, options: see `Study`. With `build` the function is called with (spec, model, run),
@@ -110,7 +110,7 @@ class Study:
     name: str
     spec: type[Spec]
     function: Callable
-    arms: Mapping[str, Any]
+    arms: dict[str, Any]
     roots: tuple[tuple[str, str], ...]
     build: Callable[[Any], Any] | None = None
     group: Callable[[list], list[list]] | None = None
@@ -127,7 +127,16 @@ class Study:
     def train(self, specs: list[Spec]) -> list[Record]:
         """Train one group; its records in the order of the specs.
 
-        Raises SeqlibError when a figure is not finite, and when its process dies."""
+        Raises SeqlibError when a run fails, and when its process dies."""
+        records = self.outcomes(specs)
+        for one in records:
+            if isinstance(one, Failure):
+                raise SeqlibError(one.error)
+        return records
+
+    def outcomes(self, specs: list[Spec]) -> list["Record | Failure"]:
+        """As `train`, but of a run of which a figure is not finite its failure, so that those
+        beside it are kept."""
         if self.prepare:
             self.prepare(specs[0])
         threads = self.alone(specs[0])
@@ -135,7 +144,20 @@ class Study:
             return _train(self.name, specs)
         from seqlib.training import in_own_process  # torch is slow to import
 
-        return in_own_process(_train, self.name, specs, threads=threads, what=_title(specs[0]))
+        return in_own_process(_train, self.name, specs, self.sent(specs), threads=threads,
+                              what=title(specs[0]))
+
+    def sent(self, specs: list[Spec]) -> dict[str, Any]:
+        """The arms of some runs, for another process, which knows those of the study's files
+        alone. Raises UsageError on one that only this process can have."""
+        arms = {spec.arm: self.arms[spec.arm] for spec in specs}
+        for name, arm in arms.items():
+            if type(arm).__module__ == "__main__":
+                raise UsageError(f"arm {name}: another process cannot see the class "
+                                 f"{type(arm).__name__} of this notebook or script; define it in a "
+                                 "module, or train with workers=1 in a study that needs no process "
+                                 "of its own")
+        return arms
 
     def parameters(self, arms: Iterable[str] = ()) -> dict[str, dict[str, int]]:
         """Trainable and total parameters by arm, of all arms where none is named."""
@@ -156,13 +178,25 @@ class Study:
         return self.fingerprint(arm) in known
 
 
-def _train(name: str, specs: list[Spec]) -> list[Record]:
-    """Train one group in this process. Raises SeqlibError on a result that makes no record."""
+@dataclass(frozen=True)
+class Failure:
+    """A run that gave no record, and why."""
+
+    spec: Spec
+    error: str
+
+
+def _train(name: str, specs: list[Spec], arms: Mapping[str, Any] | None = None) -> list:
+    """Train one group in this process; a Record or a Failure for each spec.
+
+    arms: what some arms are in the process that asks. Raises SeqlibError on a result that makes no
+    record."""
     import torch
 
     from seqlib.provenance import peak_rss_mb, provenance
 
     kind = get(name)
+    kind.arms.update(arms or {})
     run = Run(kind, specs)
     began, clock = time.time(), time.perf_counter()
     try:
@@ -175,7 +209,8 @@ def _train(name: str, specs: list[Spec]) -> list[Record]:
             else:
                 results = [kind.function(run.spec, run)]
     except FloatingPointError as error:
-        raise SeqlibError(f"{_title(specs[0])}: {error}{_remedy(specs[0])}") from error
+        run.forget()  # or every further try would end at once
+        return [Failure(spec, f"{title(spec)}: {error}{_remedy(spec)}") for spec in specs]
     wall = time.perf_counter() - clock
     run.forget()
     facts = {"data_sha256": "", **run.facts}
@@ -185,7 +220,7 @@ def _train(name: str, specs: list[Spec]) -> list[Record]:
                         wall_seconds=round(wall, 3), resumed=run.resumed, **facts)
     # a resumed run has seen its last part alone, so that it has no time
     took = {} if run.resumed else {"seconds": wall / len(specs)}
-    records = []
+    made = []
     for spec, result in zip(specs, results, strict=True):
         try:
             metrics, curves = result if isinstance(result, tuple) else (result, {})
@@ -193,13 +228,15 @@ def _train(name: str, specs: list[Spec]) -> list[Record]:
             record = Record.of(spec, metrics, {**run.curves, **curves}, source)
         except (TypeError, ValueError) as error:
             wanted = "metrics {name: number}, or them and curves {name: list}"
-            raise SeqlibError(f"{_title(spec)}: wants {wanted}, got {short(result)}") from error
-        _check_finite(spec, record)
-        records.append(record)
-    return records
+            raise SeqlibError(f"{title(spec)}: wants {wanted}, got {short(result)}") from error
+        lost = _not_finite(record)
+        made.append(Failure(spec, f"{title(spec)}: {lost} is not finite, so no record was written"
+                                  f"{_remedy(spec)}") if lost else record)
+    return made
 
 
-def _title(spec: Spec) -> str:
+def title(spec: Spec) -> str:
+    """A run as errors name it."""
     return f"{spec.study}/{spec.arm} seed {spec.seed}"
 
 
@@ -208,14 +245,12 @@ def _remedy(spec: Spec) -> str:
     return f"; lower the learning rate ({spec.lr})" if hasattr(spec, "lr") else ""
 
 
-def _check_finite(spec: Spec, record: Record) -> None:
-    """Raises SeqlibError where a metric or a training loss is not finite."""
+def _not_finite(record: Record) -> str:
+    """The first metric or training loss that is not finite; empty where all are."""
     lost = [name for name, value in record.metrics.items() if value is None]
     lost += [name for name, values in record.curves.items()
              if name.startswith("train_loss") and None in values]
-    if lost:
-        raise SeqlibError(f"{_title(spec)}: {lost[0]} is not finite, so no record was written"
-                          f"{_remedy(spec)}")
+    return lost[0] if lost else ""
 
 
 @dataclass

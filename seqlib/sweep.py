@@ -1,22 +1,31 @@
 """Run what has no record yet, through any `concurrent.futures.Executor`, and write each record as
-it finishes."""
+it finishes.
 
+A run that fails is noted in scratch, in `failed/STUDY/KEY.json`, and the others go on.
+"""
+
+import json
 import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from seqlib import data
 from seqlib import study as studies
-from seqlib.errors import SeqlibError, UsageError
-from seqlib.processes import cores, limit_threads
+from seqlib.errors import SeqlibError, UsageError, first_line
+from seqlib.processes import check_main, cores, limit_threads
 from seqlib.record import Record, Spec
-from seqlib.store import Store
+from seqlib.store import Store, scratch, write_atomically
+from seqlib.study import Failure, title
 
 
 class InProcess(Executor):
@@ -31,13 +40,17 @@ class InProcess(Executor):
         return future
 
 
-def run_group(specs: Sequence[Spec]) -> list[Record]:
-    """Train one group; the function that an executor runs."""
+def run_group(specs: Sequence[Spec], arms: Mapping[str, Any] | None = None) -> list:
+    """Train one group; the function that an executor runs. Records, and what failed.
+
+    arms: what the arms of the runs are in the process that asks."""
+    kind = studies.get(specs[0].study)
+    kind.arms.update(arms or {})
     before = sys.getswitchinterval()
     # stacks train in threads of short operations: Python's 5 ms would let them wait
     sys.setswitchinterval(1e-4)
     try:
-        return studies.get(specs[0].study).train(list(specs))
+        return kind.outcomes(list(specs))
     finally:
         sys.setswitchinterval(before)
 
@@ -50,6 +63,7 @@ def pool(workers: int) -> Executor:
         raise UsageError(f"workers is {workers!r}; name a number of processes, 1 or more")
     if workers == 1:
         return InProcess()
+    check_main()
     threads = max(1, cores() // workers)
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"),
                                initializer=limit_threads, initargs=(threads,))
@@ -57,21 +71,24 @@ def pool(workers: int) -> Executor:
 
 def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None, workers: int = 1,
           quiet: bool = False, trained: list[Record] | None = None,
-          redo_older: bool = False) -> list[Record]:
+          redo_older: bool = False, fail_fast: bool = False) -> list[Record]:
     """Records of all `specs` from `store`, after running those that are missing; these are added to
     `trained` as well. With `redo_older`, a record that other code made counts as missing, and is
     replaced once its run has finished.
 
     Locks are one a spec: two sweeps on one store share the work, and a run that another process
     holds is waited for, not done twice. Killing a sweep loses the runs in flight at most. Raises
-    SeqlibError when a worker dies.
+    SeqlibError when a worker dies, and, once all others are done, where runs have failed; with
+    `fail_fast` at the first of them.
     """
     if not specs:
         return []
+    check_main(imported=True)
     study = studies.get(specs[0].study)
     counts = study.current if redo_older else lambda record: True
     known = {spec.key: _counted(store.get(spec), counts) for spec in specs}
     missing = [spec for spec in {s.key: s for s in specs}.values() if known[spec.key] is None]
+    store.tidy(study.name)
     for name in study.data(missing):
         data.locate(name)
     groups, trained = study.groups(missing), [] if trained is None else trained
@@ -79,13 +96,29 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study,
                   unit="run", disable=quiet or not missing) as bar:
-            under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts)
+            under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
+                               fail_fast, sends=not isinstance(executor or ours, InProcess))
             held_elsewhere = under_way.groups(groups, wait_for_locks=False)
             under_way.groups(held_elsewhere, wait_for_locks=True)
     finally:
         if ours:
             ours.shutdown(wait=False, cancel_futures=True)
+    if under_way.failures:
+        raise SeqlibError(_table(under_way.failures)) from under_way.error
     return [known[spec.key] for spec in specs]
+
+
+def note_of(spec: Spec) -> Path:
+    """Where it is noted that a run has failed."""
+    return scratch() / "failed" / spec.study / f"{spec.key}.json"
+
+
+def _table(failures: list[Failure]) -> str:
+    """What has failed, a line a run."""
+    lines = [failure.error for failure in failures]
+    if len(lines) == 1:
+        return lines[0]
+    return "\n  ".join([f"{len(lines)} runs failed, all others are kept:", *lines])
 
 
 def _counted(record: Record | None, counts: Callable[[Record], bool]) -> Record | None:
@@ -104,6 +137,10 @@ class _Sweep:
     known: dict[str, Record | None]
     trained: list[Record]
     counts: Callable[[Record], bool]
+    fail_fast: bool
+    sends: bool  # whether runs go to other processes
+    failures: list[Failure] = field(default_factory=list)
+    error: Exception | None = None
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
         """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
@@ -115,13 +152,15 @@ class _Sweep:
                         mine, busy = self.take(queue.pop(0), locks, wait_for_locks)
                         held_elsewhere += [busy] if busy else []
                         if mine:
-                            self.bar.set_postfix_str(f"{mine[0].arm} x{len(mine)}")
-                            future = self.executor.submit(run_group, mine)
+                            seeds = f"{mine[0].seed}" + f" to {mine[-1].seed}" * (len(mine) > 1)
+                            self.bar.set_postfix_str(f"{mine[0].arm} seed {seeds}")
+                            arms = studies.get(mine[0].study).sent(mine) if self.sends else {}
+                            future = self.executor.submit(run_group, mine, arms)
                             running[future] = (mine, locks.pop_all())
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     mine, locks = running.pop(future)
                     with locks:
-                        self.keep(_result(future, mine))
+                        self.keep(self.result(future, mine))
         finally:
             for _, locks in running.values():
                 locks.close()
@@ -142,19 +181,38 @@ class _Sweep:
                 self.bar.update()  # another sweep finished it since we looked
         return sorted(mine, key=lambda s: s.seed), busy
 
-    def keep(self, records: list[Record]) -> None:
-        for record in records:
-            self.store.put(record)
-            self.known[record.key] = record
-            self.trained.append(record)
+    def keep(self, outcomes: list[tuple[Spec, Record | Failure]]) -> None:
+        for spec, one in outcomes:
+            if isinstance(one, Failure):
+                self.failures.append(one)
+                facts = {"spec": spec.model_dump(mode="json"), "error": one.error,
+                         "when": datetime.now().isoformat(timespec="seconds"),
+                         "traceback": traceback.format_exception(self.error) if self.error else []}
+                write_atomically(note_of(spec), json.dumps(facts, indent=1).encode())
+                if self.fail_fast:
+                    raise SeqlibError(one.error) from self.error
+            else:
+                self.store.put(one)
+                self.known[one.key] = one
+                self.trained.append(one)
+                note_of(spec).unlink(missing_ok=True)
             self.bar.update()
 
-
-def _result(future: Future, specs: list[Spec]) -> list[Record]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        run = f"{specs[0].study}/{specs[0].arm}"
-        raise SeqlibError(f"a worker process died while training {run} (killed, or out of memory); "
-                          "finished records are kept: run the same command again to resume"
-                          ) from error
+    def result(self, future: Future, specs: list[Spec]) -> list[tuple[Spec, Record | Failure]]:
+        """What became of each run. Raises UsageError on settings that no run can have, and
+        SeqlibError where a worker has died, which ends the pool."""
+        try:
+            return list(zip(specs, future.result(), strict=True))
+        except BrokenProcessPool as error:
+            run = f"{specs[0].study}/{specs[0].arm}"
+            raise SeqlibError(f"a worker process died while training {run} (killed, or out of "
+                              "memory); finished records are kept: run the same command again to "
+                              "resume") from error
+        except UsageError:
+            raise
+        except Exception as error:
+            self.error = error
+            known = isinstance(error, SeqlibError)
+            return [(spec, Failure(spec, str(error) if known else f"{title(spec)}: "
+                                   f"{type(error).__name__}: {first_line(error)} (its traceback is "
+                                   f"in {note_of(spec)})")) for spec in specs]

@@ -15,13 +15,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from seqlib.errors import SeqlibError
-from seqlib.processes import limit_threads
+from seqlib.processes import check_main, limit_threads
 from seqlib.store import write_atomically
 
 
 def in_own_process(call: Callable[..., Any], *arguments: Any, threads: int, what: str) -> Any:
     """`call(*arguments)` in a fresh process with some threads, whose peak memory is that of this
     call alone. Raises SeqlibError, which names `what` was trained, when that process dies."""
+    check_main()
     with ProcessPoolExecutor(1, get_context("spawn"), limit_threads, (threads,)) as executor:
         try:
             return executor.submit(call, *arguments).result()

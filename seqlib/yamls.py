@@ -1,6 +1,7 @@
 """YAML as people mean it: YAML 1.2 (`1e-3` is a number, `010` is ten), and no key twice."""
 
 import functools
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,16 @@ def read(path: Path) -> Any:
     if not path.exists():
         raise UsageError(f"no file {path}; run from a source checkout, or install seqlib again")
     return _read(path, path.stat().st_mtime_ns)
+
+
+def value(text: str, where: str) -> Any:
+    """A number, true or false, a [list], a {mapping} or a quoted text as YAML has them, anything
+    else as it stands. Raises UsageError, which names `where`, on a list without its end."""
+    if text.startswith(("[", "{", '"', "'")):
+        return parse(text, where)
+    if " #" not in text:  # in YAML a comment
+        with suppress(UsageError):  # no YAML, as a text may well be
+            found = parse(text, where)
+            if isinstance(found, (bool, int, float)):
+                return found
+    return text

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from seqlib.errors import UsageError
 from seqlib.record import Record, digest, tidy
 from seqlib.studies.airline.specs import AirlineSpec
 
@@ -26,7 +27,7 @@ def test_key_is_the_hash_of_the_canonical_json_and_depends_on_every_field():
 
 @pytest.mark.parametrize("bad", [{"arm": "none"}, {"seed": -1}, {"epochs": 0}, {"extra": 1}, {"lr": 0.0}])
 def test_spec_refuses_what_is_not_allowed(bad):
-    with pytest.raises(ValidationError):
+    with pytest.raises((ValidationError, UsageError)):
         AirlineSpec(**{"arm": "lstm", "seed": 0, **bad})
 
 

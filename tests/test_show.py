@@ -4,6 +4,7 @@ that redraw."""
 import base64
 import io
 import re
+from types import SimpleNamespace
 
 import ipywidgets as widgets
 import numpy as np
@@ -31,11 +32,12 @@ def displayed(monkeypatch):
 @pytest.mark.parametrize("values, told", [
     ({"sedes": 2}, "unknown parameter 'sedes'; did you mean 'seeds'"),
     ({"seeds": 0}, "seeds: wants a whole number from 1 to 1000, got 0"),
-    ({"seeds": "2"}, "seeds"), ({"seeds": True}, "seeds"),
+    ({"seeds": "two"}, "seeds"), ({"seeds": True}, "seeds"),
     ({"arms": "lstm"}, r"arms: wants a list of arms such as \[lstm, gru\], got 'lstm'"),
     ({"arms": []}, "arms"), ({"arms": ["lstn"]}, "did you mean 'lstm'"),
     ({"arms": [["gru"]]}, "arms"), ({"arms": ["gru", "gru"]}, "named twice"),
-    ({"lr": 0.0}, "lr: .*greater than 0, got 0.0"), ({"lr": "1e-3"}, "lr"),
+    ({"lr": 0.0}, "lr: .*greater than 0, got 0.0"), ({"lr": "fast"}, "lr"),
+    ({"arms": "[lstm"}, "arms, line 1"),
     ({"lr": {"lstn": 1e-3}}, "arm in lr: 'lstn'"), ({"epochs": 2.5}, "epochs"),
     ({"protocol": "rollin"}, "protocol"), ({"seed": 3}, "unknown parameter 'seed'"),
 ])
@@ -43,6 +45,16 @@ def test_a_wrong_parameter_is_named_in_one_line(values, told):
     with pytest.raises(UsageError, match=told) as error:
         show.parameters("airline", **values)
     assert "\n" not in str(error.value)
+
+
+def test_lists_and_numbers_that_arrive_as_texts_are_read_and_set(monkeypatch):
+    """`papermill -p arms '["lstm"]'`, and `lr: {lstm: 1e-3}` in a parameter file."""
+    shell = SimpleNamespace(user_ns={}, history_manager=SimpleNamespace(input_hist_raw=[]))
+    monkeypatch.setattr(show, "get_ipython", lambda: shell)
+    show.parameters("airline", arms='["lstm"]', seeds="3", lr={"lstm": "1e-3"}, epochs=2)
+    assert shell.user_ns == {"arms": ["lstm"], "seeds": 3, "lr": {"lstm": 1e-3}}
+    show.parameters("gpt2", text="file", book_path="2020")
+    assert "book_path" not in shell.user_ns
 
 
 def test_right_parameters_pass():

@@ -1,7 +1,10 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,8 @@ from seqlib.errors import SeqlibError
 from seqlib.record import Record
 from seqlib.store import Store, write_atomically
 from seqlib.studies.airline.specs import AirlineSpec
+
+ROOT = Path(__file__).parents[1]
 
 
 def put(store, seed):
@@ -60,6 +65,49 @@ def test_a_record_of_another_schema_is_refused_and_stays(store):
     with pytest.raises(SeqlibError, match="schema version 99"):
         list(store.records("airline"))
     assert store.path("airline", record.key).exists()
+
+
+def test_a_newer_record_with_further_fields_is_left_alone(store):
+    path = store.path("airline", put(store, 0).key)
+    newer = json.loads(path.read_text()) | {"schema_version": 2, "hardware": {}}
+    path.write_text(json.dumps(newer))
+    with pytest.raises(SeqlibError, match="schema version 2, this code reads 1"):
+        list(store.records("airline"))
+    assert path.exists()
+
+
+def test_a_record_in_another_study_s_folder_is_not_that_study_s(store):
+    record = put(store, 0)
+    path = store.path("ernie", record.key)
+    path.parent.mkdir()
+    path.write_bytes(store.path("airline", record.key).read_bytes())
+    with pytest.warns(UserWarning, match="it is of the study airline"):
+        assert list(store.records("ernie")) == []
+
+
+def test_a_damaged_record_that_cannot_be_renamed_is_named_and_the_others_count(store, monkeypatch):
+    """As in an archive that is read only."""
+    records = [put(store, seed) for seed in range(3)]
+    store.path("airline", records[1].key).write_text("{}")
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.warns(UserWarning, match="damaged record left at .*Read-only"):
+        assert len(list(store.records("airline"))) == 2
+
+
+def refuse(*paths):
+    raise OSError(30, "Read-only file system")
+
+
+def test_what_a_killed_writer_left_is_not_seen_by_git_and_goes_with_time(store):
+    record = put(store, 0)
+    left = store.path("airline", record.key).with_name(f".{record.key}.json.abc.tmp")
+    for age, stays in ((0, True), (90_000, False)):
+        left.write_text("half")
+        os.utime(left, (time.time() - age,) * 2)
+        store.tidy("airline")
+        assert left.exists() == stays
+    ignored = subprocess.run(["git", "check-ignore", "-q", f"results/airline/{left.name}"], cwd=ROOT)
+    assert ignored.returncode == 0
 
 
 def test_an_unwritable_store_gives_one_line(tmp_path):

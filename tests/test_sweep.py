@@ -1,18 +1,26 @@
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from torch import nn
 
 from seqlib.errors import SeqlibError
 from seqlib.store import Store
-from seqlib.studies.airline.arms import ARMS
+from seqlib.studies.airline.arms import ARMS, Arm
 from seqlib.studies.airline.specs import AirlineSpec, group
-from seqlib.sweep import InProcess, sweep
+from seqlib.sweep import InProcess, note_of, sweep
 from tests.studies.test_airline import Exploding
 
+ROOT = Path(__file__).parents[1]
 SPECS = [AirlineSpec(arm=a, seed=s, epochs=1) for a in ("rope", "learned") for s in range(3)]
 
 
@@ -60,6 +68,73 @@ def test_a_failing_group_keeps_the_records_before_it(tmp_path, monkeypatch):
     assert len(list(store.records("airline"))) == 6
 
 
+class Hot(Arm):
+    """Weights that are not finite for one seed of those that train together."""
+
+    def build(self):
+        model = super().build()
+        if torch.initial_seed() == 2:
+            nn.init.constant_(model.head.bias, torch.nan)
+        return model
+
+
+def test_one_diverging_seed_of_a_stack_loses_itself_alone(tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    monkeypatch.setitem(ARMS, "gru", Hot("gru", 8))
+    specs = [AirlineSpec(arm="gru", seed=seed, epochs=1) for seed in range(4)]
+    with pytest.raises(SeqlibError, match="airline/gru seed 2: .* is not finite") as caught:
+        sweep(specs, store, quiet=True)
+    assert "\n" not in str(caught.value)
+    assert [record.spec["seed"] for record in store.records("airline")] != [0, 1, 2, 3]
+    assert {record.spec["seed"] for record in store.records("airline")} == {0, 1, 3}
+    note = json.loads(note_of(specs[2]).read_text())
+    assert note["spec"]["seed"] == 2 and "is not finite" in note["error"]
+    monkeypatch.setitem(ARMS, "gru", Arm("gru", 8))
+    sweep(specs, store, quiet=True)
+    assert not note_of(specs[2]).exists() and len(list(store.records("airline"))) == 4
+
+
+def test_runs_go_on_beside_one_that_fails_and_all_failures_are_named(tmp_path, monkeypatch):
+    store, good = Store(tmp_path / "store"), SPECS[:3]
+    monkeypatch.setitem(ARMS, "gru", replace(ARMS["gru"], hidden=-1))  # torch refuses it
+    bad = [AirlineSpec(arm="gru", seed=seed, engine="loop", epochs=1) for seed in range(2)]
+    with pytest.raises(SeqlibError, match="2 runs failed, all others are kept:\n  airline/gru seed 0"):
+        sweep([*bad, *good], store, quiet=True)
+    assert len(list(store.records("airline"))) == 3
+    assert "Traceback" in "".join(json.loads(note_of(bad[0]).read_text())["traceback"])
+    with pytest.raises(SeqlibError, match="^airline/gru seed 0: [A-Za-z]+Error: .*its traceback is in"):
+        sweep([*bad, *good], store, quiet=True, fail_fast=True)
+
+
+@pytest.mark.parametrize("program", ["file", "-"])
+def test_a_script_with_workers_and_no_guard_ends_with_one_line_that_names_it(tmp_path, program):
+    text = "import seqlib\nseqlib.train('airline', arm=['rope', 'gru'], epochs=1, workers=2)\n"
+    file = tmp_path / "script.py"
+    file.write_text(text)
+    given = {"input": text} if program == "-" else {}
+    command = [sys.executable, "-" if program == "-" else str(file)]
+    environment = {**os.environ, "SEQLIB_RUNS": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120,
+                          **given)
+    assert done.returncode and '`if __name__ == "__main__":`' in done.stderr
+    file.write_text(text.replace("seqlib.train", "if __name__ == '__main__':\n    seqlib.train"))
+    if program == "file":
+        assert subprocess.run(command, env=environment, timeout=120).returncode == 0
+
+
+def test_who_waits_for_a_run_says_who_holds_it(tmp_path, caplog):
+    store = Store(tmp_path / "store")
+    with store.lock(SPECS[0]), ThreadPoolExecutor(1) as other, caplog.at_level("INFO", "seqlib"):
+        def wait():
+            with store.lock(SPECS[0]):
+                pass
+
+        future = other.submit(wait)
+        wait_for(lambda: "waiting for" in caplog.text)
+        assert f"waiting for rope seed 0, which process {os.getpid()} on" in caplog.text
+        assert not future.done()
+
+
 def test_an_interrupted_in_process_sweep_lets_go_of_its_locks(tmp_path, monkeypatch):
     """What stopping a cell in a notebook does: the same kernel sweeps again."""
     store = Store(tmp_path / "store")
@@ -70,7 +145,7 @@ def test_an_interrupted_in_process_sweep_lets_go_of_its_locks(tmp_path, monkeypa
     assert len(sweep(SPECS, store, quiet=True)) == 6
 
 
-def interrupt(specs):
+def interrupt(*given):
     raise KeyboardInterrupt
 
 

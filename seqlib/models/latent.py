@@ -21,6 +21,7 @@ from seqlib.models.transformer import causal, rotate
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what it keeps is trained with later
 def rotation(T: int, width: int, start: int, factor: float, dtype: torch.dtype,
              device: torch.device, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """cos and sin (T, width) of positions start .. start + T - 1 over `factor`, from float64."""

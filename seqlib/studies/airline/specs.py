@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from seqlib.record import Spec, digest
+from seqlib.record import Spec, digest, name_in
 from seqlib.studies.airline.arms import ARMS
 
 
@@ -13,7 +13,7 @@ class AirlineSpec(Spec):
     """`engine` is `stacked` (all seeds at once), `loop` (plain reference loop) or `classical` (a baseline)."""
 
     study: Literal["airline"] = "airline"
-    arm: Literal[tuple(ARMS)]
+    arm: name_in(ARMS)
     protocol: Literal["published", "rolling"] = "published"
     engine: Literal["stacked", "loop", "classical"] = "stacked"
     epochs: int = Field(150, ge=1, le=10_000)

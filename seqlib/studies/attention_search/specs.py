@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from seqlib.record import Spec
+from seqlib.record import Spec, name_in
 from seqlib.studies.attention_search.arms import ARMS, PUBLISHED, Shape, attention_of, widths_of
 from seqlib.studies.attention_search.texts import PROTOCOLS, TEXTS, choose
 
@@ -13,7 +13,7 @@ class SearchSpec(Spec):
     """A run of one arm at one shape. Widths that do not divide are refused before any weight."""
 
     study: Literal["attention_search"] = "attention_search"
-    arm: Literal[tuple(ARMS)]
+    arm: name_in(ARMS)
     text: Literal[TEXTS] = TEXTS[0]
     protocol: Literal[PROTOCOLS] = "published"
     vocabulary: int = Field(PUBLISHED.V, ge=300, le=PUBLISHED.V)

@@ -57,6 +57,7 @@ def smollm_tokenizer() -> data.Located:
 
 
 @functools.cache
+@torch.inference_mode(False)  # what it keeps is trained with later
 def load(name: str, V: int) -> Text:
     """A text in V tokens: SmolLM's vocabulary at V 49,152, else byte-level BPE trained on its
     training documents."""
@@ -111,6 +112,7 @@ class Split:
 
 
 @functools.lru_cache(maxsize=4)
+@torch.inference_mode(False)  # what it keeps is trained with later
 def split(name: str, V: int, protocol: str, seed: int, T: int) -> Split:
     """Raises SeqlibError where the text is too short for windows of T + 1 tokens."""
     text, count = load(name, V), max(1, VALIDATION // T)

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from seqlib import data, headlines
 from seqlib.errors import SeqlibError
-from seqlib.record import Spec
+from seqlib.record import Spec, name_in
 from seqlib.studies.ernie.arms import ARMS, PRETRAINING
 
 RANK, ALPHA, DROPOUT, LENGTH = 16, 32.0, 0.1, 128  # as published
@@ -30,7 +30,7 @@ class ErnieSpec(Spec):
     nor does `cost`, which measures a step; `same rate` has the published rate."""
 
     study: Literal["ernie"] = "ernie"
-    arm: Literal[tuple(ARMS)]
+    arm: name_in(ARMS)
     text: Literal[TEXTS] = headlines.TNEWS
     base: Literal[tuple(SHAPES)] = headlines.MINI
     base_steps: int = Field(0, ge=0, le=10_000_000)

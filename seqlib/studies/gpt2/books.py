@@ -61,7 +61,7 @@ def read(path: str) -> str:
     """A user's book. Raises UsageError where there is none, or it is a folder, empty or not
     UTF-8."""
     try:
-        content = Path(path).expanduser().read_text(encoding="utf-8")
+        content = Path(path).expanduser().read_text(encoding="utf-8-sig")  # without its mark
         problem = "" if content.strip() else "is empty"
     except UnicodeDecodeError as error:
         problem = f"is not UTF-8 (byte {error.start}; iconv -t UTF-8 converts it)"
@@ -77,6 +77,7 @@ def read(path: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
+@torch.inference_mode(False)  # what it keeps is trained with later
 def load(base: bases.Base, text: str, book_path: str = "") -> Book:
     """A text by name, or a user's file. Raises UsageError on a book that cannot be read."""
     if text == SHAKESPEARE:
@@ -94,6 +95,7 @@ def load(base: bases.Base, text: str, book_path: str = "") -> Book:
 
 
 @functools.lru_cache(maxsize=2)
+@torch.inference_mode(False)  # what it keeps is trained with later
 def elsewhere(base: bases.Base, T: int) -> Tensor:
     """Windows (N, T + 1) of prose from outside every book, on which to measure what fine-tuning
     makes a model forget; paragraphs with digits, most of them tables, are left out."""

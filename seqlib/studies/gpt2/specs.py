@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from seqlib import data, smollm
 from seqlib.errors import SeqlibError, first_line
-from seqlib.record import Spec
+from seqlib.record import Spec, name_in
 from seqlib.studies.gpt2.arms import ARMS
 
 RANK, ALPHA, DROPOUT = 8, 16.0, 0.05  # as published
@@ -29,7 +29,7 @@ class TuneSpec(Spec):
     """
 
     study: Literal["gpt2"] = "gpt2"
-    arm: Literal[tuple(ARMS)]
+    arm: name_in(ARMS)
     base: str = smollm.BASE
     base_sha256: str = ""
     text: Literal[LOREM, SHAKESPEARE, FILE] = SHAKESPEARE
@@ -40,11 +40,11 @@ class TuneSpec(Spec):
     context: int = Field(128, ge=2, le=8192)
     batch: int = Field(8, ge=1, le=4096)
     steps: int = Field(60, ge=0, le=1_000_000)
-    lr: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
+    lr: float = Field(0.0, ge=0, le=1)
     slice_tokens: int = Field(0, ge=0)
     r: int = Field(0, ge=0, le=4096)
-    alpha: float = Field(0.0, ge=0, allow_inf_nan=False)
-    dropout: float = Field(0.0, ge=0, lt=1, allow_inf_nan=False)
+    alpha: float = Field(0.0, ge=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] = ()
 
     @model_validator(mode="before")

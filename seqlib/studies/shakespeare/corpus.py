@@ -56,6 +56,7 @@ def from_text(text: str, name: str, source: str = "", sha256: str = "") -> Corpu
 
 
 @functools.cache
+@torch.inference_mode(False)  # what it keeps is trained with later
 def load(name: str) -> Corpus:
     """Raises SeqlibError where the file is absent or has another hash."""
     found = data.locate(name)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from seqlib.record import Spec
+from seqlib.record import Spec, name_in
 from seqlib.studies.shakespeare.arms import ARMS
 from seqlib.studies.shakespeare.corpus import CORPORA, choose
 
@@ -14,7 +14,7 @@ class ShakespeareSpec(Spec):
     sequence and `width` the channels of the model."""
 
     study: Literal["shakespeare"] = "shakespeare"
-    arm: Literal[tuple(ARMS)]
+    arm: name_in(ARMS)
     corpus: Literal[(*CORPORA, "mqar")] = "tiny_shakespeare"
     context: int = Field(128, ge=2, le=4096)
     batch: int = Field(32, ge=1, le=4096)
