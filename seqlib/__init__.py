@@ -12,8 +12,7 @@ __all__ = ["build", "compare", "curves", "interval", "load", "train", "verdicts"
 
 
 def __getattr__(name: str) -> Any:
-    """The researcher's functions, imported when they are first asked for: pandas and torch take
-    seconds."""
+    """The researcher's functions, imported at first use: pandas and torch take seconds."""
     if name in __all__:
         return getattr(importlib.import_module("seqlib.api"), name)
     raise AttributeError(f"module 'seqlib' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,5 +1,4 @@
-"""Benchmarks: ours and a reference in one process, alternating, so that the machine's drift hits
-both alike."""
+"""Benchmarks: ours and a reference in one process, alternating, so that drift hits both alike."""
 
 import ast
 import os
@@ -45,8 +44,7 @@ def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
 
 
 def measure(case: Case) -> dict:
-    """Medians over alternations after a warm-up of each: 3 of long calls, up to 15 of short
-    ones."""
+    """Medians over alternations after a warm-up: 3 of long calls, up to 15 of short ones."""
     ours, reference, rates = [], [], []
     case.ours()
     started = time.perf_counter()
@@ -70,11 +68,8 @@ def measure(case: Case) -> dict:
 
 
 def benches() -> dict[str, str]:
-    """Where each bench is: its name (`lora-step`) and the function that makes its cases
-    (`seqlib.studies.gpt2.bench:lora_step`).
-
-    They are the functions without arguments in seqlib/studies/NAME/bench.py that return
-    `list[Case]`; none is imported."""
+    """Name (`lora-step`) and place (`seqlib.studies.gpt2.bench:lora_step`) of the functions without
+    arguments in seqlib/studies/NAME/bench.py that return `list[Case]`; none is imported."""
     found = {}
     for study in studies.names():
         path = studies.folder(study) / "bench.py"
@@ -90,15 +85,14 @@ def run_benches(name: str | None = None) -> list[dict]:
     known = benches()
     if name is not None and name not in known:
         raise nearest("bench", name, known)
-    with (tempfile.TemporaryDirectory() as folder,
-          patch.dict(os.environ, SEQLIB_RUNS=folder)):  # keeps scratch clean
+    # in a folder of its own, so that scratch stays as it is
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SEQLIB_RUNS=folder):
         return [measure(case) for key, function in known.items() if name in (None, key)
                 for case in cases_of(key, function, wanted=name is not None)]
 
 
 def cases_of(key: str, function: str, wanted: bool) -> list[Case]:
-    """Of one group. Where they cannot be had, for want of a package, that is an error if they are
-    `wanted` alone, else a warning."""
+    """Of one group. A missing package is an error if they are `wanted` alone, else a warning."""
     try:
         return pkgutil.resolve_name(function)()
     except SeqlibError as error:

@@ -16,8 +16,7 @@ FILES = {"study.py.txt": "seqlib/studies/{name}/__init__.py",
 
 
 def write(name: str) -> list[Path]:
-    """Write a new study; returns its files. Raises UsageError on a name that cannot be a package's,
-    or that is taken."""
+    """Write a new study; returns its files. Raises UsageError on a taken or an invalid name."""
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"{name!r} cannot name a study; take small letters, digits and "
                          "underscores, such as copy_task")

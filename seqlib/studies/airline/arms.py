@@ -1,5 +1,4 @@
-"""The arms of the airline study: five as published, the repairs, the interventions on attention,
-the baselines."""
+"""The arms of the airline study: as published, repairs, interventions on attention, baselines."""
 
 from dataclasses import dataclass, replace
 
@@ -42,8 +41,7 @@ def attention_bias(intervention: str, window: int = 12) -> torch.Tensor | None:
             "not-recent": torch.where(back < 3, float("-inf"), 0.0)}[intervention]
 
 
-# 124 is the feed-forward width at which the learned table's 768 extra weights best match the
-# rotary arm's count.
+# at 124 the learned table's 768 extra weights are best matched to the rotary arm's count
 _published = {"lstm": Arm("lstm", 64), "gru": Arm("gru", 64),
               "rope": Arm("rope", 128, attention_dropout=0.0),
               "sinusoidal": Arm("sinusoidal", 128), "learned": Arm("learned", 124)}

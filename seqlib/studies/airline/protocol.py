@@ -1,8 +1,7 @@
 """The airline protocol: representations, windows, splits and error metrics.
 
 The series has 144 monthly totals in thousands of passengers. A window holds 12 months of the
-representation and its target is the next month. A split names target months by index (0 = January
-1949).
+representation; its target is the next. A split names target months by index (0: January 1949).
 """
 
 from dataclasses import dataclass
@@ -26,8 +25,7 @@ def load_series() -> pd.Series:
 
 @dataclass(frozen=True)
 class Split:
-    """Target indices: training is [first usable, train_end), then validation, then test up to
-    test_end."""
+    """Target indices: training [first usable, train_end), validation, then test up to test_end."""
 
     name: str
     train_end: int
@@ -36,8 +34,7 @@ class Split:
 
 
 def splits(protocol: str) -> list[Split]:
-    """`published`: 115 / 14 / 15 months. `rolling`: each of ROLLING_YEARS as test, the year before
-    as validation."""
+    """`published`: 115 / 14 / 15 months. `rolling`: tests a year, and the year before validates."""
     if protocol == "published":
         return [Split("published", 115, 129, 144)]
     start = {year: 12 * (year - 1949) for year in ROLLING_YEARS}
@@ -60,8 +57,7 @@ def represent(y: np.ndarray, representation: str) -> np.ndarray:
 
 
 def restore(z: np.ndarray, y: np.ndarray, targets: np.ndarray, representation: str) -> np.ndarray:
-    """Passengers for predicted representation z (..., n) at the months `targets` (n,), from earlier
-    values of y."""
+    """Passengers from a predicted representation z (..., n) of months `targets` and earlier y."""
     if representation == "level":
         return z
     base = y[targets - 12]
@@ -72,8 +68,7 @@ def restore(z: np.ndarray, y: np.ndarray, targets: np.ndarray, representation: s
 
 @dataclass(frozen=True)
 class Windows:
-    """Standardised inputs (n, 12) and targets (n,) of the three parts, and what it takes to undo
-    the scaling."""
+    """Standardised inputs (n, 12) and targets (n,) of the parts, and what undoes the scaling."""
 
     x: dict[str, np.ndarray]
     target: dict[str, np.ndarray]

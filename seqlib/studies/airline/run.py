@@ -53,8 +53,7 @@ def _collect(spec: AirlineSpec, y: np.ndarray, folds: list[tuple]) -> tuple[dict
     for split, months, forecasts in folds:
         metrics |= _forecast_metrics(y, split, {"test": forecasts["test"]}, months,
                                      f"_{split.name}")
-    # the years are equally long, so these are means over the months
-    for name in ("test_mse", "test_mae", "test_mape_percent", "test_mase"):
+    for name in ("test_mse", "test_mae", "test_mape_percent", "test_mase"):  # years equally long
         metrics[name] = float(np.mean([metrics[f"{name}_{split.name}"] for split, _, _ in folds]))
     metrics["test_rmse"] = metrics["test_mse"] ** 0.5
     return metrics, {"forecast_test": np.concatenate([f["test"] for _, _, f in folds])}
@@ -93,8 +92,7 @@ def run_loop(specs, run) -> list[tuple[dict, dict]]:
 
 
 def run_stacked(specs, run) -> list[tuple[dict, dict]]:
-    """Seeds are shared out over the machine's threads, one stack per thread: their products overlap
-    and no thread waits for another inside an operation."""
+    """One stack of seeds per thread: products overlap, no thread waits inside an operation."""
     threads = max(1, min(torch.get_num_threads(), len(specs) // 2))
     parts = [list(p) for p in np.array_split(np.array(specs, dtype=object), threads)]
     if threads == 1:
@@ -149,9 +147,8 @@ def run_part(specs, run: Run, stop: threading.Event | None = None) -> list[tuple
 def describe(model, stack: Stack, windows, metrics: list[dict], curves: list[dict]) -> None:
     """Losses, parameter count and (for attention) where the last query looks.
 
-    The attention profile is averaged over heads and validation windows first; mass, entropy and
-    centre are its own. `attention_head_entropy_nats` averages the entropies instead: it is smaller
-    where heads look at different months.
+    Mass, entropy and centre are those of the profile averaged over heads and validation windows.
+    `attention_head_entropy_nats` averages entropies: it is smaller where heads look apart.
     """
     keep: dict = {}
     train = ((predict(model, stack, windows.x["train"]) - windows.target["train"]) ** 2).mean(1)
@@ -162,8 +159,7 @@ def describe(model, stack: Stack, windows, metrics: list[dict], curves: list[dic
         curves[i].update(own)
         train_loss, val_loss = own["train_loss"][-1], own["val_loss"][-1]
         metrics[i].update(train_loss=train_loss, val_loss=val_loss,
-                          train_loss_eval=float(train[i]),
-                          generalisation_gap=val_loss - train_loss,
+                          train_loss_eval=float(train[i]), generalisation_gap=val_loss - train_loss,
                           parameters=sum(p[0].numel() for p in stack.params.values()))
     if "weights" in keep:
         w = keep["weights"].double()  # (K, B, H, T)

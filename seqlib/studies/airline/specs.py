@@ -10,8 +10,7 @@ from seqlib.studies.airline.arms import ARMS
 
 
 class AirlineSpec(Spec):
-    """`engine` is `stacked` (all seeds at once), `loop` (plain reference loop) or `classical` (a
-    baseline)."""
+    """`engine`: `stacked` (all seeds at once), `loop` (plain loop), `classical` (baselines)."""
 
     study: Literal["airline"] = "airline"
     arm: Literal[tuple(ARMS)]
@@ -32,11 +31,9 @@ class AirlineSpec(Spec):
 
 
 def group(specs: list[AirlineSpec], size: int = 30) -> list[list[AirlineSpec]]:
-    """Specs that differ in their seed alone train together, up to `size` at once; the others run
-    alone."""
+    """Specs that differ in their seed alone train together, up to `size`; the others run alone."""
     def settings(spec):
-        # interleaves the arms, so that drift hits all alike
-        alone = spec.seed if spec.engine == "loop" else -1
+        alone = spec.seed if spec.engine == "loop" else -1  # arms in turn, so drift hits all alike
         return alone, digest(spec.model_dump(exclude={"seed"}))
 
     order = {spec.key: i for i, spec in enumerate(specs)}

@@ -16,8 +16,7 @@ B, T, RATE, LR = 4, 256, 0.1, 1e-4
 
 
 class MaskedExperts(nn.Module):
-    """A loop over experts, each with a boolean mask over the full batch; the router is asked a
-    second time for its loss."""
+    """A loop over experts with boolean masks over the full batch; the router runs twice."""
 
     def __init__(self, D: int, F_: int, E: int, k: int):
         super().__init__()
