@@ -131,7 +131,8 @@ def fingerprints(tmp_path, monkeypatch):
     ("sample_study.py", '"b": Arm(2)', '"b": Arm(2), "c": Arm(3)'),
     ("sample_models/deep.py", "spec: int) -> int", "spec)"),
     ("sample_study.py", 'return "a"', 'return "b"'),
-], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation", "label"])
+], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation",
+        "label"])
 def test_what_makes_no_figure_changes_no_fingerprint(fingerprints, change):
     before, after = fingerprints(), fingerprints(change)
     assert {arm: after[arm] for arm in before} == before
@@ -206,7 +207,8 @@ def test_every_function_of_the_package_that_a_run_calls_is_covered(name, tmp_pat
     reached = code.reach(kind, group[0].arm)
     covered = {(code._module(module).tree, definition) for module, definition in reached.texts}
     names = {definition for _, definition in covered}
-    names |= {"Record", "Spec", "Checkpoint", "canonical", "digest"}  # they keep figures and make none
+    # these keep figures and make none
+    names |= {"Record", "Spec", "Checkpoint", "canonical", "digest"}
     left_out = {(file, top) for file, top in called if top != "<module>" and not top.startswith("<")
                 and _module_of(file, package) not in code.OPAQUE and top not in names}
     assert not left_out, "these ran and are in no fingerprint"
