@@ -41,7 +41,7 @@ def attention_bias(intervention: str, window: int = 12) -> torch.Tensor | None:
             "not-recent": torch.where(back < 3, float("-inf"), 0.0)}[intervention]
 
 
-# at 124 the learned table's 768 extra weights are best matched to the rotary arm's count
+# a feed-forward width of 124 makes up for the learned table's 768 weights, to the rotary count
 _published = {"lstm": Arm("lstm", 64), "gru": Arm("gru", 64),
               "rope": Arm("rope", 128, attention_dropout=0.0),
               "sinusoidal": Arm("sinusoidal", 128), "learned": Arm("learned", 124)}

@@ -34,7 +34,7 @@ class Split:
 
 
 def splits(protocol: str) -> list[Split]:
-    """`published`: 115 / 14 / 15 months. `rolling`: tests a year, and the year before validates."""
+    """`published`: 115 / 14 / 15 months. `rolling`: ROLLING_YEARS, each after one of validation."""
     if protocol == "published":
         return [Split("published", 115, 129, 144)]
     start = {year: 12 * (year - 1949) for year in ROLLING_YEARS}

@@ -148,7 +148,7 @@ def describe(model, stack: Stack, windows, metrics: list[dict], curves: list[dic
     """Losses, parameter count and (for attention) where the last query looks.
 
     Mass, entropy and centre are those of the profile averaged over heads and validation windows.
-    `attention_head_entropy_nats` averages entropies: it is smaller where heads look apart.
+    `attention_head_entropy_nats` averages entropies: less where heads look at different months.
     """
     keep: dict = {}
     train = ((predict(model, stack, windows.x["train"]) - windows.target["train"]) ** 2).mean(1)

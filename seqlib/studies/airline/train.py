@@ -66,7 +66,7 @@ def draw_masks(shapes: dict, seeds: list[int], epoch: int, n: int,
     masks = {}
     for name, (rate, shape) in shapes.items():
         dropped, size = round(rate * 65536), n * int(np.prod(shape))
-        # the generator's own 64-bit words are read in halves, in an order that does not matter
+        # the generator's own 64-bit words, four draws each, whose order in a word does not matter
         drawn = np.stack([g.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
                           for g in generators])
         kept = torch.from_numpy((drawn >= dropped).reshape(len(seeds), n, *shape))

@@ -65,7 +65,7 @@ def loss_given(model: nn.Module, tokens: Tensor, k: int, longest: int,
 
 
 def context_frequency(corpus: Corpus, gram: int = GRAM) -> np.ndarray:
-    """Counts (n,) in the training text of the `gram` characters before each of validation."""
+    """How often (n,) the training text has the `gram` characters before each of validation."""
     def codes(tokens):
         whole = tokens.numpy().astype(np.int64)
         windows = np.lib.stride_tricks.sliding_window_view(whole, gram)
