@@ -58,7 +58,8 @@ def smollm_tokenizer() -> data.Located:
 
 @functools.cache
 def load(name: str, V: int) -> Text:
-    """A text in V tokens: SmolLM's at V 49,152, else byte-level BPE of its training documents."""
+    """A text in V tokens: SmolLM's vocabulary at V 49,152, else byte-level BPE trained on its
+    training documents."""
     documents = Path(data.locate(name).path).read_text(encoding="utf-8").split(smollm.BREAK)
     if V == PUBLISHED.V:
         found = smollm_tokenizer()

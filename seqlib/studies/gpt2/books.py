@@ -58,7 +58,8 @@ def lorem() -> str:
 
 
 def read(path: str) -> str:
-    """A user's book. Raises UsageError where there is none, on a folder, empty or not UTF-8."""
+    """A user's book. Raises UsageError where there is none, or it is a folder, empty or not
+    UTF-8."""
     try:
         content = Path(path).expanduser().read_text(encoding="utf-8")
         problem = "" if content.strip() else "is empty"
