@@ -1,7 +1,7 @@
 """Sequence-model comparisons with paired seeds and computed verdicts.
 
-The functions that a researcher needs stand here: `load`, `curves`, `train`, `compare`, `verdicts` (see `seqlib.api`), and
-`interval` for seaborn's error bars.
+The functions that a researcher needs stand here: `load`, `curves`, `train`, `compare`, `verdicts`
+(see `seqlib.api`), and `interval` for seaborn's error bars.
 """
 
 import importlib
@@ -12,7 +12,7 @@ __all__ = ["build", "compare", "curves", "interval", "load", "train", "verdicts"
 
 
 def __getattr__(name: str) -> Any:
-    """The researcher's functions, imported when they are first asked for: pandas and torch take seconds."""
+    """The researcher's functions, imported at first use: pandas and torch take seconds."""
     if name in __all__:
         return getattr(importlib.import_module("seqlib.api"), name)
     raise AttributeError(f"module 'seqlib' has no attribute {name!r}; it has {', '.join(__all__)}")

@@ -1,4 +1,4 @@
-"""Benchmarks: ours and a reference in one process, alternating, so that the machine's drift hits both alike."""
+"""Benchmarks: ours and a reference in one process, alternating, so that drift hits both alike."""
 
 import ast
 import os
@@ -19,8 +19,8 @@ from seqlib.errors import SeqlibError, nearest
 
 @dataclass(frozen=True)
 class Case:
-    """Two calls that do the same work. `ours_units` and `reference_units` divide their times (seeds a call); `flop` is
-    the arithmetic of one unit, for utilisation."""
+    """Two calls that do the same work. `ours_units` and `reference_units` divide their times (seeds
+    per call); `flop` is the arithmetic of one unit, for utilisation."""
 
     name: str
     ours: Callable[[], object]
@@ -28,8 +28,8 @@ class Case:
     ours_units: float = 1
     reference_units: float = 1
     flop: float | None = None
-    memory: Callable[[], dict[str, float]] | None = None  # further figures, measured in processes of their own
-    tells_seconds: bool = False  # the calls start processes of their own and return what these have measured
+    memory: Callable[[], dict[str, float]] | None = None  # further figures, from other processes
+    tells_seconds: bool = False  # the calls start processes and return what these have measured
 
 
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
@@ -44,7 +44,7 @@ def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
 
 
 def measure(case: Case) -> dict:
-    """Medians over alternations after a warm-up of each: 3 of long calls, up to 15 of short ones."""
+    """Medians over alternations after a warm-up: 3 of long calls, up to 15 of short ones."""
     ours, reference, rates = [], [], []
     case.ours()
     started = time.perf_counter()
@@ -59,8 +59,8 @@ def measure(case: Case) -> dict:
             times.append((told if case.tells_seconds else time.perf_counter() - started) / units)
     ours_s, reference_s, rate = map(statistics.median, (ours, reference, rates))
     row = {"name": case.name, "ours_s": round(ours_s, 6), "reference_s": round(reference_s, 6),
-           "ratio": round(reference_s / ours_s, 2), "rounds": rounds, "threads": torch.get_num_threads(),
-           "matmul_gflops": round(rate, 1)}
+           "ratio": round(reference_s / ours_s, 2), "rounds": rounds,
+           "threads": torch.get_num_threads(), "matmul_gflops": round(rate, 1)}
     if case.flop:
         achieved = case.flop / ours_s / 1e9
         row |= {"ours_gflops": round(achieved, 1), "utilisation": round(achieved / rate, 3)}
@@ -68,10 +68,8 @@ def measure(case: Case) -> dict:
 
 
 def benches() -> dict[str, str]:
-    """Where each bench is: its name (`lora-step`) and the function that makes its cases
-    (`seqlib.studies.gpt2.bench:lora_step`).
-
-    They are the functions without arguments in seqlib/studies/NAME/bench.py that return `list[Case]`; none is imported."""
+    """Name (`lora-step`) and place (`seqlib.studies.gpt2.bench:lora_step`) of the functions without
+    arguments in seqlib/studies/NAME/bench.py that return `list[Case]`; none is imported."""
     found = {}
     for study in studies.names():
         path = studies.folder(study) / "bench.py"
@@ -87,14 +85,14 @@ def run_benches(name: str | None = None) -> list[dict]:
     known = benches()
     if name is not None and name not in known:
         raise nearest("bench", name, known)
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SEQLIB_RUNS=folder):  # keeps scratch clean
+    # in a folder of its own, so that scratch stays as it is
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, SEQLIB_RUNS=folder):
         return [measure(case) for key, function in known.items() if name in (None, key)
                 for case in cases_of(key, function, wanted=name is not None)]
 
 
 def cases_of(key: str, function: str, wanted: bool) -> list[Case]:
-    """Of one group. Where they cannot be had, for want of a package, that is an error if they are `wanted` alone, else a
-    warning."""
+    """Of one group. A missing package is an error if they are `wanted` alone, else a warning."""
     try:
         return pkgutil.resolve_name(function)()
     except SeqlibError as error:

@@ -363,8 +363,7 @@ def _wide(columns: dict[str, Column | float | str],
 
 
 def _chosen(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
-    """A column's runs. Raises UsageError on a metric that none of them has, and on several runs of a
-    seed."""
+    """A column's runs. Raises UsageError on a metric that none has, on several runs of a seed."""
     rows = runs
     for field, values in column.choices().items():
         rows = rows[rows[field].isin(values)]

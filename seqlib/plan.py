@@ -6,8 +6,8 @@ spec, or a list of grids:
     contexts: {arm: [lstm, additive], seed: 2, zip: {context: [32, 512], batch: [128, 8]}}
 
 A list means each of its values in turn, a mapping a value by arm (`lr: {full: 1e-4, lora: 1e-3}`),
-`seed: 9` the seeds 0 to 8 (a list or `9-18` names them), `zip` fields that vary together (it counts before
-the same field beside it), `of: OTHER` the settings of another experiment under those given here.
+`seed: 9` the seeds 0 to 8 (a list or `9-18` names them), `zip` fields that vary together (it counts
+before the same field beside it), `of: OTHER` another experiment's settings under those given here.
 `live`, `smoke` and `check` are not part of the archive: what a notebook trains, the same within
 seconds, and the short runs by which `seqlib verify` compares two versions of the code. An
 experiment `next-...` is declared and not complete: its records go to the archive one by one, and no

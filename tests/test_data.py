@@ -15,8 +15,10 @@ def test_listing_fetches_nothing_and_says_how_to(monkeypatch, tmp_path):
     rows = {row["name"]: row for row in data.rows()}
     assert set(rows) == set(data.DATA) and rows["airline"]["source"] == "the package"
     absent = [name for name, row in rows.items() if row["path"] is None]
-    assert set(absent) == set(data.DATA) - {"airline", data.DESCRIPTIONS}  # both come with installed packages
-    assert all(rows[name]["source"] == f"not fetched yet; `seqlib data {name}` does it" for name in absent)
+    installed = {"airline", data.DESCRIPTIONS}  # with packages
+    assert set(absent) == set(data.DATA) - installed
+    assert all(rows[name]["source"] == f"not fetched yet; `seqlib data {name}` does it"
+               for name in absent)
     sources.absent("airline")  # and from then on anything may be fetched again
 
 
@@ -25,8 +27,10 @@ def test_bases_given_in_a_folder_are_taken_from_there_and_checked(monkeypatch, t
     for name in ("gpt2", "ernie-3.0-medium-zh"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").write_bytes(b"not the original")
-    assert data.locate("ernie-3.0-medium-zh").source == "SEQLIB_DATA"  # its hash is not known beforehand
-    with pytest.raises(data.WrongFile, match=f"gpt2: {tmp_path}/gpt2/model.safetensors has sha256 .* put the original there"):
+    # its hash is not known beforehand
+    assert data.locate("ernie-3.0-medium-zh").source == "SEQLIB_DATA"
+    wanted = f"gpt2: {tmp_path}/gpt2/model.safetensors has sha256 .* put the original there"
+    with pytest.raises(data.WrongFile, match=wanted):
         data.locate("gpt2")
 
 

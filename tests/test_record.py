@@ -10,7 +10,8 @@ from seqlib.studies.airline.specs import AirlineSpec
 
 
 def record(**metrics):
-    return Record.of(AirlineSpec(arm="lstm", seed=3), metrics, {"loss": [0.1, 0.2]}, {"code_hash": "x"})
+    spec = AirlineSpec(arm="lstm", seed=3)
+    return Record.of(spec, metrics, {"loss": [0.1, 0.2]}, {"code_hash": "x"})
 
 
 def test_key_is_the_hash_of_the_canonical_json_and_depends_on_every_field():
@@ -19,13 +20,16 @@ def test_key_is_the_hash_of_the_canonical_json_and_depends_on_every_field():
     import hashlib
 
     assert spec.key == hashlib.sha256(text.encode()).hexdigest()
-    changed = dict(arm="gru", seed=4, protocol="rolling", engine="loop", epochs=2, batch=8, lr=0.1, weight_decay=0.0)
+    changed = dict(arm="gru", seed=4, protocol="rolling", engine="loop", epochs=2, batch=8, lr=0.1,
+                   weight_decay=0.0)
     assert set(changed) | {"study"} == set(AirlineSpec.model_fields)
-    keys = {AirlineSpec(**{"arm": "lstm", "seed": 3, name: value}).key for name, value in changed.items()}
+    keys = {AirlineSpec(**{"arm": "lstm", "seed": 3, name: value}).key
+            for name, value in changed.items()}
     assert len(keys | {spec.key}) == len(changed) + 1
 
 
-@pytest.mark.parametrize("bad", [{"arm": "none"}, {"seed": -1}, {"epochs": 0}, {"extra": 1}, {"lr": 0.0}])
+@pytest.mark.parametrize("bad", [
+    {"arm": "none"}, {"seed": -1}, {"epochs": 0}, {"extra": 1}, {"lr": 0.0}])
 def test_spec_refuses_what_is_not_allowed(bad):
     with pytest.raises((ValidationError, UsageError)):
         AirlineSpec(**{"arm": "lstm", "seed": 0, **bad})

@@ -13,7 +13,8 @@ def test_sign_flip_is_exact_for_few_pairs():
     means = (flips * d).mean(1)
     assert stats.sign_flip_p(d) == pytest.approx((np.abs(means) >= abs(d.mean()) - 1e-12).mean())
     assert stats.sign_flip_p(np.full(6, 0.5) + np.arange(6) * 0.01) == pytest.approx(2 / 64)
-    assert stats.sign_flip_p(np.full(5, 0.5) + np.arange(5) * 0.01) > 0.05  # why six seeds are the least
+    # why six seeds are the least
+    assert stats.sign_flip_p(np.full(5, 0.5) + np.arange(5) * 0.01) > 0.05
     assert stats.sign_flip_p(np.zeros(8)) == 1.0
 
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def put(store, seed):
-    record = Record.of(AirlineSpec(arm="lstm", seed=seed), {"mae": seed / 7}, {}, {"code_hash": "x"})
+    spec = AirlineSpec(arm="lstm", seed=seed)
+    record = Record.of(spec, {"mae": seed / 7}, {}, {"code_hash": "x"})
     store.put(record)
     return record
 
@@ -35,8 +36,8 @@ def test_a_record_comes_back_equal(store):
 
 
 @pytest.mark.parametrize("damage", [
-    lambda text: text[: len(text) // 2], lambda text: text.replace('"mae":0.142857', '"mae":0.1'), lambda text: "",
-    lambda text: "{}", lambda text: text.replace("0.142857", "NaN")],
+    lambda text: text[: len(text) // 2], lambda text: text.replace('"mae":0.142857', '"mae":0.1'),
+    lambda text: "", lambda text: "{}", lambda text: text.replace("0.142857", "NaN")],
     ids=["truncated", "edited", "empty", "another object", "not JSON"])
 def test_a_damaged_record_is_set_aside_with_a_message_and_the_others_stay(store, damage):
     records = [put(store, seed) for seed in range(3)]
@@ -118,7 +119,8 @@ def test_an_unwritable_store_gives_one_line(tmp_path):
 
 
 def test_a_write_that_runs_out_of_space_leaves_the_old_file_and_no_litter(tmp_path):
-    """The operating system refuses the write half way (a file size limit stands in for a full disk)."""
+    """The operating system refuses the write half way: a limit on the size of a file instead of a
+    full disk."""
     path = tmp_path / "kept.json"
     path.write_text("old")
     script = f"""
@@ -133,7 +135,8 @@ def test_a_write_that_runs_out_of_space_leaves_the_old_file_and_no_litter(tmp_pa
         except SeqlibError as error:
             print(error)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True,
+                          text=True, check=True)
     assert "cannot write" in done.stdout and "free space" in done.stdout
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["kept.json"]
 
@@ -156,8 +159,9 @@ def test_a_lock_held_elsewhere_is_seen(store):
     """)
     with store.lock(spec) as mine:
         assert mine
-        done = subprocess.run([sys.executable, "-c", script, str(store.root), json.dumps(spec.model_dump())],
-                              capture_output=True, text=True, check=True)
+        arguments = [str(store.root), json.dumps(spec.model_dump())]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True,
+                              text=True, check=True)
         assert done.stdout.strip() == "False"
     with store.lock(spec, wait=False) as mine:
         assert mine

@@ -27,8 +27,9 @@ def test_a_process_that_dies_names_the_run_in_one_line():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[:-4], lambda raw: raw[:40], lambda raw: b"",
-                                    lambda raw: raw[:-300] + bytes(64) + raw[-236:]], ids=["cut", "header", "empty", "altered"])
+@pytest.mark.parametrize("damage", [
+    lambda raw: raw[:-4], lambda raw: raw[:40], lambda raw: b"",
+    lambda raw: raw[:-300] + bytes(64) + raw[-236:]], ids=["cut", "header", "empty", "altered"])
 def test_a_sound_checkpoint_is_used_and_a_damaged_one_is_deleted(tmp_path, damage):
     kept = training.Checkpoint(tmp_path / "x.safetensors")
     assert kept.load() is None
@@ -48,7 +49,8 @@ def test_an_optimizer_with_its_rate_is_packed_and_unpacked_to_the_bit(tmp_path):
 
     def step(model, optimizer, seed):
         optimizer.zero_grad()
-        model(torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))).square().sum().backward()
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(seed))
+        model(x).square().sum().backward()
         optimizer.step()
         optimizer.param_groups[0]["lr"] *= 0.9
 
@@ -56,7 +58,8 @@ def test_an_optimizer_with_its_rate_is_packed_and_unpacked_to_the_bit(tmp_path):
     for seed in range(3):
         step(model, optimizer, seed)
     kept = training.Checkpoint(tmp_path / "x.safetensors")
-    kept.save(training.pack(dict(model.named_parameters()), optimizer, {"loss": [1.5, 2.5]}, step=3))
+    named = dict(model.named_parameters())
+    kept.save(training.pack(named, optimizer, {"loss": [1.5, 2.5]}, step=3))
     step(model, optimizer, 3)
     again, other = start()
     curves, numbers = training.unpack(kept.load(), dict(again.named_parameters()), other)

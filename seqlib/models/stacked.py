@@ -141,8 +141,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 def attention_forward(model, params: Params, x: Tensor, masks: Params | None,
                       keep: dict | None = None) -> Tensor:
-    """`forward` of an `AttentionForecaster`; the last query's attention weights (K, B, H, T) go to
-    keep["weights"]."""
+    """`forward` of an `AttentionForecaster`; keep["weights"]: the last query's (K, B, H, T)."""
     def layer(x, name):
         return linear(x, params[f"{name}.weight"], params[f"{name}.bias"])
 

@@ -1,4 +1,4 @@
-"""The arms of the airline study: five as published, the repairs, the interventions on attention, the baselines."""
+"""The arms of the airline study: as published, repairs, interventions on attention, baselines."""
 
 from dataclasses import dataclass, replace
 
@@ -14,8 +14,8 @@ PUBLISHED = RECURRENT + ATTENTION
 
 @dataclass(frozen=True)
 class Arm:
-    """`kind` is a cell or a position encoding; `hidden` the recurrent width or the feed-forward width; `weight_decay`
-    what its specs ask for unless told otherwise."""
+    """`kind` is a cell or a position encoding; `hidden` the recurrent width or the feed-forward
+    width; `weight_decay` what its specs have unless they give another."""
 
     kind: str
     hidden: int
@@ -28,25 +28,30 @@ class Arm:
         """A freshly initialised module, drawn from torch's global generator."""
         if self.kind in RECURRENT:
             return RecurrentForecaster(self.kind, self.hidden)
-        return AttentionForecaster(self.kind, hidden=self.hidden, attention_dropout=self.attention_dropout,
-                                   bias=attention_bias(self.intervention))
+        return AttentionForecaster(
+            self.kind, hidden=self.hidden, attention_dropout=self.attention_dropout,
+            bias=attention_bias(self.intervention))
 
 
 def attention_bias(intervention: str, window: int = 12) -> torch.Tensor | None:
-    """(T,) added to the last query's scores: `recent` is a slope of 1/2 a month back (ALiBi, arXiv 2108.12409, section
-    3), `not-recent` forbids the last three months."""
+    """(T,) added to the last query's scores: `recent` is a slope of 1/2 per month back (ALiBi,
+    arXiv 2108.12409, section 3), `not-recent` forbids the last three months."""
     back = torch.arange(window - 1, -1, -1.0)
-    return {"": None, "recent": -0.5 * back, "not-recent": torch.where(back < 3, float("-inf"), 0.0)}[intervention]
+    return {"": None, "recent": -0.5 * back,
+            "not-recent": torch.where(back < 3, float("-inf"), 0.0)}[intervention]
 
 
-# 124 is the feed-forward width at which the learned table's 768 extra weights best match the rotary arm's count.
-_published = {"lstm": Arm("lstm", 64), "gru": Arm("gru", 64), "rope": Arm("rope", 128, attention_dropout=0.0),
+# a feed-forward width of 124 makes up for the learned table's 768 weights, to the rotary count
+_published = {"lstm": Arm("lstm", 64), "gru": Arm("gru", 64),
+              "rope": Arm("rope", 128, attention_dropout=0.0),
               "sinusoidal": Arm("sinusoidal", 128), "learned": Arm("learned", 124)}
 
 ARMS: dict[str, Arm | baselines.Baseline] = {
     **_published,
-    **{f"{name}-logdiff": replace(arm, representation="logdiff") for name, arm in _published.items()},
-    **{f"{name}-logdiff2": replace(arm, representation="logdiff2") for name, arm in _published.items()},
+    **{f"{name}-logdiff": replace(arm, representation="logdiff")
+       for name, arm in _published.items()},
+    **{f"{name}-logdiff2": replace(arm, representation="logdiff2")
+       for name, arm in _published.items()},
     **{f"{name}-logdiff-wd{decay}": replace(arm, representation="logdiff", weight_decay=decay)
        for decay in (0.01, 0.1) for name, arm in _published.items()},
     "rope-dropout": replace(_published["rope"], attention_dropout=0.1),
@@ -56,5 +61,6 @@ ARMS: dict[str, Arm | baselines.Baseline] = {
     "gru-matched": Arm("gru", 60),
     "rope-recent": replace(_published["rope"], intervention="recent"),
     "learned-not-recent": replace(_published["learned"], intervention="not-recent"),
-    **{baseline.__name__.replace("_", "-"): baselines.Baseline(baseline) for baseline in baselines.FORECASTS},
+    **{baseline.__name__.replace("_", "-"): baselines.Baseline(baseline)
+       for baseline in baselines.FORECASTS},
 }

@@ -1,5 +1,5 @@
-"""Classical one-step forecasts on the protocol of the networks: fitted on the training months alone, then rolled over
-the later months with every true value known up to the month before the target."""
+"""Classical one-step forecasts on the networks' protocol: fitted on the training months, rolled
+over the later ones with every true value known up to the month before the target."""
 
 import warnings
 from collections.abc import Callable
@@ -35,11 +35,13 @@ def ridge_ar12(y: np.ndarray, split: Split) -> np.ndarray:
 
 
 def holt_winters(y: np.ndarray, split: Split) -> np.ndarray:
-    """Additive trend, multiplicative season (Winters 1960); smoothing weights and initial states from training."""
+    """Additive trend, multiplicative season (Winters 1960); its parameters come from training."""
     form = {"trend": "add", "seasonal": "mul", "seasonal_periods": 12}
-    p = ExponentialSmoothing(y[: split.train_end], **form, initialization_method="estimated").fit().params
-    rolled = ExponentialSmoothing(y, **form, initialization_method="known", initial_level=p["initial_level"],
-                                  initial_trend=p["initial_trend"], initial_seasonal=p["initial_seasons"])
+    p = ExponentialSmoothing(y[: split.train_end], **form,
+                             initialization_method="estimated").fit().params
+    rolled = ExponentialSmoothing(
+        y, **form, initialization_method="known", initial_level=p["initial_level"],
+        initial_trend=p["initial_trend"], initial_seasonal=p["initial_seasons"])
     return rolled.fit(smoothing_level=p["smoothing_level"], smoothing_trend=p["smoothing_trend"],
                       smoothing_seasonal=p["smoothing_seasonal"], optimized=False).fittedvalues
 
@@ -61,7 +63,7 @@ class Baseline:
     method: Callable[[np.ndarray, Split], np.ndarray]
 
     def forecast(self, y: np.ndarray, split: Split) -> np.ndarray:
-        """One-step forecasts (144,) in thousands of passengers, NaN where the method has no history yet."""
-        with warnings.catch_warnings():  # the optimisers warn on short series where they still converge to the same optimum
+        """One-step forecasts (144,) in thousands of passengers, NaN where history is too short."""
+        with warnings.catch_warnings():  # short series: the optimisers warn, and find the optimum
             warnings.simplefilter("ignore")
             return np.asarray(self.method(np.asarray(y, float), split), float)

@@ -10,18 +10,19 @@ from seqlib.sweep import run_group
 
 
 def airline() -> list[Case]:
-    """Seconds a seed for the published 150 epochs: K = 30 stacked against the plain loop over one seed."""
+    """Seconds per seed for the published 150 epochs: K = 30 stacked against the plain loop."""
     y, split, epochs = protocol.load_series().to_numpy(), protocol.splits("published")[0], 50
     found = []
     for name in PUBLISHED:
         arm, windows = ARMS[name], protocol.make_windows(y, split, "level")
         specs = [AirlineSpec(arm=name, seed=seed, epochs=epochs) for seed in range(30)]
         share = epochs / 150
-        # Forward and twice that backward, 2 flop a weight and month, for the module as published: it runs all months
-        # through every layer. Ours computes what the head reads, so its utilisation may pass 1 in the attention arms.
+        # Forward and twice that backward, 2 flop per weight and month, of the published module: all
+        # months through all layers. Ours computes what the head reads: utilisation may pass 1.
         flop = 3 * 2 * count(name)["trainable"] * len(windows.x["train"]) * protocol.WINDOW * 150
         found.append(Case(
             f"airline-{name}", lambda specs=specs: run_group(specs),
-            lambda arm=arm, windows=windows: train_loop(arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3,
-                                                        weight_decay=1e-5), 30 * share, share, flop))
+            lambda arm=arm, windows=windows: train_loop(
+                arm.build, windows, 0, epochs=epochs, batch=16, lr=1e-3, weight_decay=1e-5),
+            30 * share, share, flop))
     return found

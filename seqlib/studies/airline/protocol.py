@@ -1,7 +1,7 @@
 """The airline protocol: representations, windows, splits and error metrics.
 
-The series has 144 monthly totals in thousands of passengers. A window holds 12 months of the representation and its
-target is the next month. A split names target months by index (0 = January 1949).
+The series has 144 monthly totals in thousands of passengers. A window holds 12 months of the
+representation; its target is the next. A split names target months by index (0: January 1949).
 """
 
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ REPRESENTATIONS = ("level", "logdiff", "logdiff2")
 def load_series() -> pd.Series:
     """Monthly passengers in thousands, indexed by month."""
     frame = pd.read_csv(AIRLINE)
-    return pd.Series(frame.passengers.to_numpy(float), index=pd.PeriodIndex(frame.month, freq="M"), name="passengers")
+    return pd.Series(frame.passengers.to_numpy(float),
+                     index=pd.PeriodIndex(frame.month, freq="M"), name="passengers")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Target indices: training is [first usable, train_end), then validation, then test up to test_end."""
+    """Target indices: training [first usable, train_end), validation, then test up to test_end."""
 
     name: str
     train_end: int
@@ -33,7 +34,7 @@ class Split:
 
 
 def splits(protocol: str) -> list[Split]:
-    """`published`: 115 / 14 / 15 months. `rolling`: each of ROLLING_YEARS as test, the year before as validation."""
+    """`published`: 115 / 14 / 15 months. `rolling`: ROLLING_YEARS, each after one of validation."""
     if protocol == "published":
         return [Split("published", 115, 129, 144)]
     start = {year: 12 * (year - 1949) for year in ROLLING_YEARS}
@@ -43,8 +44,8 @@ def splits(protocol: str) -> list[Split]:
 def represent(y: np.ndarray, representation: str) -> np.ndarray:
     """The series that a model sees, same length as y, NaN where it does not exist yet.
 
-    `level` is y itself; `logdiff` the seasonal difference of log y; `logdiff2` its month-to-month difference as well
-    (the differencing of the "airline model", Box and Jenkins 1976, chapter 9).
+    `level` is y itself; `logdiff` the seasonal difference of log y; `logdiff2` its month-to-month
+    difference as well (the differencing of the "airline model", Box and Jenkins 1976, chapter 9).
     """
     if representation == "level":
         return y.copy()
@@ -56,7 +57,7 @@ def represent(y: np.ndarray, representation: str) -> np.ndarray:
 
 
 def restore(z: np.ndarray, y: np.ndarray, targets: np.ndarray, representation: str) -> np.ndarray:
-    """Passengers for predicted representation z (..., n) at the months `targets` (n,), from earlier values of y."""
+    """Passengers from a predicted representation z (..., n) of months `targets` and earlier y."""
     if representation == "level":
         return z
     base = y[targets - 12]
@@ -67,7 +68,7 @@ def restore(z: np.ndarray, y: np.ndarray, targets: np.ndarray, representation: s
 
 @dataclass(frozen=True)
 class Windows:
-    """Standardised inputs (n, 12) and targets (n,) of the three parts, and what it takes to undo the scaling."""
+    """Standardised inputs (n, 12) and targets (n,) of the parts, and what undoes the scaling."""
 
     x: dict[str, np.ndarray]
     target: dict[str, np.ndarray]
@@ -79,7 +80,8 @@ class Windows:
 
     def passengers(self, predicted: np.ndarray, part: str) -> np.ndarray:
         """Forecasts in thousands of passengers from standardised predictions (..., n)."""
-        return restore(predicted * self.std + self.mean, self.y, self.months[part], self.representation)
+        return restore(predicted * self.std + self.mean, self.y, self.months[part],
+                       self.representation)
 
 
 def make_windows(y: np.ndarray, split: Split, representation: str, window: int = WINDOW) -> Windows:
@@ -97,8 +99,8 @@ def make_windows(y: np.ndarray, split: Split, representation: str, window: int =
 
 def error_metrics(y: np.ndarray, forecast: np.ndarray, months: np.ndarray, train_end: int,
                   prefix: str) -> dict[str, float]:
-    """Errors of forecasts (n,) at `months` in thousands of passengers; MASE by the 12-month seasonal scale of training
-    (Hyndman and Koehler 2006, section 3)."""
+    """Errors of forecasts (n,) at `months` in thousands of passengers; MASE by the 12-month
+    seasonal scale of training (Hyndman and Koehler 2006, section 3)."""
     error = forecast - y[months]
     scale = np.abs(y[12:train_end] - y[: train_end - 12]).mean()
     mse, mae, mape = (error**2).mean(), np.abs(error).mean(), 100 * np.abs(error / y[months]).mean()

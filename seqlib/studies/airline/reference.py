@@ -1,7 +1,7 @@
 """The plain loop: the module as published, a DataLoader, one model at a time.
 
-Records of `engine="loop"` come from here. They time what the seed document timed, and they are an independent check
-on the stacked trainer; `seqlib bench airline` compares the two.
+Records of `engine="loop"` come from here. They time what the seed document timed, and they are an
+independent check on the stacked trainer; `seqlib bench airline` compares the two.
 """
 
 import time
@@ -14,13 +14,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from seqlib.studies.airline.protocol import Windows
 
 
-def train_loop(build, windows: Windows, seed: int, *, epochs: int, batch: int, lr: float, weight_decay: float):
+def train_loop(build, windows: Windows, seed: int, *, epochs: int, batch: int, lr: float,
+               weight_decay: float):
     """Trained module, curves {name: (epochs,)} and seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build()
         x, y = (torch.tensor(v["train"], dtype=torch.float32) for v in (windows.x, windows.target))
-        x_val, y_val = (torch.tensor(v["validation"], dtype=torch.float32) for v in (windows.x, windows.target))
+        x_val, y_val = (torch.tensor(v["validation"], dtype=torch.float32)
+                        for v in (windows.x, windows.target))
         loader = DataLoader(TensorDataset(x, y), batch_size=batch, shuffle=True)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
         curves = {"train_loss": [], "val_loss": []}

@@ -21,10 +21,12 @@ from seqlib.study import Run, count_parameters, study, weights
 
 def count(arm: str) -> dict[str, int]:
     """Trainable and total parameters; a classical forecast has none that a gradient trains."""
-    return {"trainable": 0, "total": 0} if isinstance(ARMS[arm], Baseline) else count_parameters(ARMS[arm].build)
+    return ({"trainable": 0, "total": 0} if isinstance(ARMS[arm], Baseline)
+            else count_parameters(ARMS[arm].build))
 
 
-@study(AirlineSpec, arms=ARMS, group=group, count=count, data=lambda specs: ["airline"] if specs else [])
+@study(AirlineSpec, arms=ARMS, group=group, count=count,
+       data=lambda specs: ["airline"] if specs else [])
 def run(specs: list[AirlineSpec], run: Run) -> list[tuple[dict, dict]]:
     """Metrics and curves of one group, in the order of its specs."""
     run.facts["data_sha256"] = AIRLINE_SHA256
@@ -32,7 +34,8 @@ def run(specs: list[AirlineSpec], run: Run) -> list[tuple[dict, dict]]:
     return engine(specs, run)
 
 
-def _forecast_metrics(y, split, forecasts: dict[str, np.ndarray], months: dict[str, np.ndarray], suffix="") -> dict:
+def _forecast_metrics(y, split, forecasts: dict[str, np.ndarray], months: dict[str, np.ndarray],
+                      suffix="") -> dict:
     out = {}
     for part, values in forecasts.items():
         errors = protocol.error_metrics(y, values, months[part], split.train_end, part)
@@ -44,11 +47,13 @@ def _collect(spec: AirlineSpec, y: np.ndarray, folds: list[tuple]) -> tuple[dict
     """Metrics and curves of one run from its folds (split, months, {part: forecast})."""
     if spec.protocol == "published":
         split, months, forecasts = folds[0]
-        return _forecast_metrics(y, split, forecasts, months), {f"forecast_{p}": v for p, v in forecasts.items()}
+        return (_forecast_metrics(y, split, forecasts, months),
+                {f"forecast_{p}": v for p, v in forecasts.items()})
     metrics = {}
     for split, months, forecasts in folds:
-        metrics |= _forecast_metrics(y, split, {"test": forecasts["test"]}, months, f"_{split.name}")
-    for name in ("test_mse", "test_mae", "test_mape_percent", "test_mase"):  # equal years, so the mean over the months
+        metrics |= _forecast_metrics(y, split, {"test": forecasts["test"]}, months,
+                                     f"_{split.name}")
+    for name in ("test_mse", "test_mae", "test_mape_percent", "test_mase"):  # years equally long
         metrics[name] = float(np.mean([metrics[f"{name}_{split.name}"] for split, _, _ in folds]))
     metrics["test_rmse"] = metrics["test_mse"] ** 0.5
     return metrics, {"forecast_test": np.concatenate([f["test"] for _, _, f in folds])}
@@ -63,7 +68,8 @@ def run_classical(specs, run) -> list[tuple[dict, dict]]:
             values = ARMS[spec.arm].forecast(y, split)
             months = {"validation": np.arange(split.train_end, split.validation_end),
                       "test": np.arange(split.validation_end, split.test_end)}
-            folds.append((split, months, {part: values[index] for part, index in months.items()}))
+            folds.append((split, months,
+                          {part: values[index] for part, index in months.items()}))
         out.append(_collect(spec, y, folds))
     return out
 
@@ -73,18 +79,20 @@ def run_loop(specs, run) -> list[tuple[dict, dict]]:
     for spec in specs:
         split, arm = protocol.splits("published")[0], ARMS[spec.arm]
         windows = protocol.make_windows(y, split, arm.representation)
-        model, curves, seconds = train_loop(arm.build, windows, spec.seed, epochs=spec.epochs, batch=spec.batch,
-                                            lr=spec.lr, weight_decay=spec.weight_decay)
-        forecasts = {p: windows.passengers(predict_loop(model, windows.x[p]), p) for p in ("validation", "test")}
+        model, curves, seconds = train_loop(
+            arm.build, windows, spec.seed, epochs=spec.epochs, batch=spec.batch, lr=spec.lr,
+            weight_decay=spec.weight_decay)
+        forecasts = {p: windows.passengers(predict_loop(model, windows.x[p]), p)
+                     for p in ("validation", "test")}
         metrics, more = _collect(spec, y, [(split, windows.months, forecasts)])
-        metrics |= {"seconds": seconds, "train_loss": curves["train_loss"][-1], "val_loss": curves["val_loss"][-1]}
+        metrics |= {"seconds": seconds, "train_loss": curves["train_loss"][-1],
+                    "val_loss": curves["val_loss"][-1]}
         out.append((metrics, curves | more))
     return out
 
 
 def run_stacked(specs, run) -> list[tuple[dict, dict]]:
-    """Seeds are shared out over the machine's threads, one stack a thread: their products overlap and no thread waits
-    for another inside an operation."""
+    """One stack of seeds per thread: products overlap, no thread waits inside an operation."""
     threads = max(1, min(torch.get_num_threads(), len(specs) // 2))
     parts = [list(p) for p in np.array_split(np.array(specs, dtype=object), threads)]
     if threads == 1:
@@ -116,11 +124,12 @@ def run_part(specs, run: Run, stop: threading.Event | None = None) -> list[tuple
         checkpoint = run.checkpoint(f"{split.name} {specs[0].seed}")
 
         model, stack = train_stack(
-            arm.build, windows, [s.seed for s in specs], epochs=spec.epochs, batch=spec.batch, lr=spec.lr,
-            weight_decay=spec.weight_decay, resume=run.resume(checkpoint), stop=stop,
+            arm.build, windows, [s.seed for s in specs], epochs=spec.epochs, batch=spec.batch,
+            lr=spec.lr, weight_decay=spec.weight_decay, resume=run.resume(checkpoint), stop=stop,
             checkpoint=checkpoint.save)
-        folds.append((split, windows.months, {part: windows.passengers(predict(model, stack, windows.x[part]), part)
-                                              for part in ("validation", "test")}))
+        folds.append((split, windows.months,
+                      {part: windows.passengers(predict(model, stack, windows.x[part]), part)
+                       for part in ("validation", "test")}))
         if spec.protocol == "published":
             describe(model, stack, windows, metrics, curves)
             for i, s in enumerate(specs):
@@ -128,7 +137,8 @@ def run_part(specs, run: Run, stop: threading.Event | None = None) -> list[tuple
                 write_atomically(weights_path(s), save(fitted))
     out = []
     for i, s in enumerate(specs):
-        own = [(split, months, {part: v[i] for part, v in values.items()}) for split, months, values in folds]
+        own = [(split, months, {part: v[i] for part, v in values.items()})
+               for split, months, values in folds]
         m, c = _collect(s, y, own)
         out.append((m | metrics[i], c | curves[i]))
     return out
@@ -137,18 +147,19 @@ def run_part(specs, run: Run, stop: threading.Event | None = None) -> list[tuple
 def describe(model, stack: Stack, windows, metrics: list[dict], curves: list[dict]) -> None:
     """Losses, parameter count and (for attention) where the last query looks.
 
-    The attention profile is averaged over heads and validation windows first; mass, entropy and centre are its own.
-    `attention_head_entropy_nats` averages the entropies instead: it is smaller where heads look at different months.
+    Mass, entropy and centre are those of the profile averaged over heads and validation windows.
+    `attention_head_entropy_nats` averages entropies: less where heads look at different months.
     """
     keep: dict = {}
     train = ((predict(model, stack, windows.x["train"]) - windows.target["train"]) ** 2).mean(1)
     predict(model, stack, windows.x["validation"], keep)
     for i in range(len(metrics)):
-        own = {name: [float(epoch[i]) for epoch in values] for name, values in stack.curves.items()}
+        own = {name: [float(epoch[i]) for epoch in values]
+               for name, values in stack.curves.items()}
         curves[i].update(own)
         train_loss, val_loss = own["train_loss"][-1], own["val_loss"][-1]
-        metrics[i].update(train_loss=train_loss, val_loss=val_loss, train_loss_eval=float(train[i]),
-                          generalisation_gap=val_loss - train_loss,
+        metrics[i].update(train_loss=train_loss, val_loss=val_loss,
+                          train_loss_eval=float(train[i]), generalisation_gap=val_loss - train_loss,
                           parameters=sum(p[0].numel() for p in stack.params.values()))
     if "weights" in keep:
         w = keep["weights"].double()  # (K, B, H, T)

@@ -10,7 +10,7 @@ from seqlib.studies.airline.arms import ARMS
 
 
 class AirlineSpec(Spec):
-    """`engine` is `stacked` (all seeds at once), `loop` (plain reference loop) or `classical` (a baseline)."""
+    """`engine`: `stacked` (all seeds at once), `loop` (plain loop), `classical` (baselines)."""
 
     study: Literal["airline"] = "airline"
     arm: name_in(ARMS)
@@ -26,13 +26,14 @@ class AirlineSpec(Spec):
     def decay_of_the_arm(cls, values):
         """Without a `weight_decay`, that of the arm."""
         decay = getattr(ARMS.get(values.get("arm")), "weight_decay", None)
-        return values if decay is None or "weight_decay" in values else {**values, "weight_decay": decay}
+        return (values if decay is None or "weight_decay" in values
+                else {**values, "weight_decay": decay})
 
 
 def group(specs: list[AirlineSpec], size: int = 30) -> list[list[AirlineSpec]]:
-    """Specs that differ in their seed alone train together, up to `size` at once; the others run alone."""
+    """Specs that differ in their seed alone train together, up to `size`; the others run alone."""
     def settings(spec):
-        alone = spec.seed if spec.engine == "loop" else -1  # interleaves the arms, so that drift hits all alike
+        alone = spec.seed if spec.engine == "loop" else -1  # arms in turn, so drift hits all alike
         return alone, digest(spec.model_dump(exclude={"seed"}))
 
     order = {spec.key: i for i, spec in enumerate(specs)}

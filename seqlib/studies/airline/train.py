@@ -1,7 +1,7 @@
 """Training all seeds of one airline arm at once.
 
-Every random draw is a pure function of (seed, stream, epoch): initial weights, order of the windows and dropout masks
-do not depend on which other seeds train beside it, and a checkpoint needs no generator state.
+Every random draw is a function of (seed, stream, epoch): initial weights, order of the windows and
+dropout masks do not depend on the seeds beside it, and a checkpoint needs no generator state.
 """
 
 import time
@@ -20,7 +20,7 @@ from seqlib.studies.airline.protocol import Windows
 from seqlib.training import pack, unpack
 
 ORDER, DROPOUT = 1, 2  # streams of a seed
-_global_generator = Lock()  # stacks train in threads, and torch's modules draw their weights from one generator
+_global_generator = Lock()  # stacks train in threads, torch's modules draw from one generator
 
 
 def stream(seed: int, name: int, epoch: int) -> np.random.Generator:
@@ -28,7 +28,7 @@ def stream(seed: int, name: int, epoch: int) -> np.random.Generator:
 
 
 def initial_model(build: Callable, seed: int):
-    """A module whose weights depend on the seed alone; torch's global generator is left as it was."""
+    """A module whose weights depend on the seed alone; torch's generator is left as it was."""
     with _global_generator, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
@@ -36,7 +36,7 @@ def initial_model(build: Callable, seed: int):
 
 @dataclass
 class Stack:
-    """K models in training: parameters, Adam's moments, curves (epochs so far) of shape (epoch, K)."""
+    """K models in training: parameters, Adam's moments, curves of the epochs so far (epoch, K)."""
 
     params: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
@@ -46,55 +46,62 @@ class Stack:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, as plain tensors."""
-        curves = {name: [list(map(float, epoch)) for epoch in values] for name, values in self.curves.items()}
+        curves = {name: [list(map(float, epoch)) for epoch in values]
+                  for name, values in self.curves.items()}
         return pack(self.params, self.optimizer, curves, epoch=self.epoch, seconds=self.seconds)
 
     def load(self, saved: dict[str, Tensor]) -> None:
         curves, numbers = unpack(saved, self.params, self.optimizer)
-        self.curves = {name: [np.array(epoch, np.float32) for epoch in values] for name, values in curves.items()}
+        self.curves = {name: [np.array(epoch, np.float32) for epoch in values]
+                       for name, values in curves.items()}
         self.epoch, self.seconds = int(numbers["epoch"]), numbers["seconds"]
 
 
-def draw_masks(shapes: dict, seeds: list[int], epoch: int, n: int, dtype: torch.dtype) -> dict[str, Tensor] | None:
-    """Masks (K, n, ...) of a whole epoch, zero or 1 / keep. 16-bit draws: the rate is exact to 1 / 65536."""
+def draw_masks(shapes: dict, seeds: list[int], epoch: int, n: int,
+               dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Masks (K, n, ...) of an epoch, zero or 1 / keep. 16-bit draws: exact to 1 / 65536."""
     if not shapes:
         return None
     generators = [stream(seed, DROPOUT, epoch) for seed in seeds]
     masks = {}
     for name, (rate, shape) in shapes.items():
         dropped, size = round(rate * 65536), n * int(np.prod(shape))
-        # the high half of each word first: any order will do, so read the generator's own 64-bit words
-        drawn = np.stack([g.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size] for g in generators])
+        # the generator's own 64-bit words, four draws each, whose order in a word does not matter
+        drawn = np.stack([g.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
+                          for g in generators])
         kept = torch.from_numpy((drawn >= dropped).reshape(len(seeds), n, *shape))
         masks[name] = kept.to(dtype).mul_(1 / (1 - dropped / 65536))
     return masks
 
 
-def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: int, batch: int, lr: float,
-                weight_decay: float, dtype: torch.dtype = torch.float32, resume: dict[str, Tensor] | None = None,
+def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: int, batch: int,
+                lr: float, weight_decay: float, dtype: torch.dtype = torch.float32,
+                resume: dict[str, Tensor] | None = None,
                 checkpoint: Callable[[dict[str, Tensor]], None] | None = None, every: int = 50,
                 stop: Event | None = None):
     """Train one arm for all `seeds`; returns the reference module and its trained Stack.
 
-    `resume` takes what `checkpoint` was given every `every` epochs; setting `stop` ends training with
-    KeyboardInterrupt.
+    `resume` takes what `checkpoint` got every `every` epochs; `stop` raises KeyboardInterrupt.
 
-    Adam with L2 weight decay, mean squared error over a batch, as published. `train_loss` of an epoch is the mean over
-    its windows while it trained (dropout on), `val_loss` the mean over the validation windows after it (dropout off).
+    Adam with L2 weight decay on the mean squared error, as published. Of an epoch, `train_loss` is
+    the mean over its windows in training, `val_loss` over the validation windows after it.
     """
     modules = [initial_model(build, seed).to(dtype) for seed in seeds]
     model = modules[0]
-    params = {k: v.detach().clone().requires_grad_() for k, v in stack_module_state(modules)[0].items()}
+    params = {k: v.detach().clone().requires_grad_()
+              for k, v in stack_module_state(modules)[0].items()}
     optimizer = torch.optim.Adam(params.values(), lr=lr, weight_decay=weight_decay, fused=True)
     stack = Stack(params, optimizer, {"train_loss": [], "val_loss": []})
     if resume is not None:
         stack.load(resume)
     x, y = (torch.tensor(v["train"], dtype=dtype) for v in (windows.x, windows.target))
-    x_val, y_val = (torch.tensor(v["validation"], dtype=dtype) for v in (windows.x, windows.target))
+    x_val, y_val = (torch.tensor(v["validation"], dtype=dtype)
+                    for v in (windows.x, windows.target))
     x_val, n, shapes = x_val.expand(len(seeds), -1, -1), len(x), mask_shapes(model, x.shape[1])
     while stack.epoch < epochs:
         started = time.perf_counter()
-        order = torch.from_numpy(np.stack([stream(seed, ORDER, stack.epoch).permutation(n) for seed in seeds]))
+        order = torch.from_numpy(np.stack([stream(seed, ORDER, stack.epoch).permutation(n)
+                                           for seed in seeds]))
         xs, ys, masks = x[order], y[order], draw_masks(shapes, seeds, stack.epoch, n, dtype)
         squared = torch.zeros(len(seeds), dtype=dtype)
         for i in range(0, n, batch):
@@ -102,7 +109,7 @@ def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: 
             now = masks and {k: v[:, part] for k, v in masks.items()}
             error = (forward(model, params, xs[:, part], now) - ys[:, part]).square()
             optimizer.zero_grad()
-            error.mean(1).sum().backward()  # seeds share no weight, so each gets the gradient of its own mean
+            error.mean(1).sum().backward()  # no shared weight: each seed's gradient is its own
             optimizer.step()
             squared += error.detach().sum(1)
         with torch.no_grad():

@@ -1,6 +1,6 @@
 """The mixture of experts and a whole training step of the search, against what a straightforward
-program does: Hugging Face's eager attention, a loop over experts with boolean masks, whole logits and
-PyTorch's default AdamW. Neither has the other's shortcuts; both draw the same dropout rates."""
+program does: Hugging Face's eager attention, a loop over experts with boolean masks, whole logits
+and PyTorch's default AdamW. Neither has the other's shortcuts; both draw the same dropout rates."""
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ B, T, RATE, LR = 4, 256, 0.1, 1e-4
 
 
 class MaskedExperts(nn.Module):
-    """A loop over experts, each with a boolean mask over the full batch; the router is asked a second
-    time for its loss."""
+    """A loop over experts with boolean masks over the full batch; the router runs twice."""
 
     def __init__(self, D: int, F_: int, E: int, k: int):
         super().__init__()

@@ -43,8 +43,7 @@ def rate(step: int, steps: int, lr: float, constant: bool) -> float:
 
 
 def train_step(model, optimizer, rows: list[list[int]], classes: np.ndarray) -> float:
-    """One step of gradient descent on a batch of token numbers and their classes (B,); returns its
-    mean loss."""
+    """One step on a batch of token numbers and their classes (B,); returns its mean loss."""
     library = paddle()
     logits = model(library.to_tensor(padded(rows)))
     loss = library.nn.functional.cross_entropy(logits, library.to_tensor(classes))

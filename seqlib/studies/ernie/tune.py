@@ -73,8 +73,7 @@ def scores(logits: np.ndarray, classes: np.ndarray, batch: int) -> dict[str, flo
 
 
 def saved(spec: ErnieSpec, model) -> int:
-    """Bytes of what was trained. That of the first seed under the fair protocol stays in scratch,
-    for `trained_model`."""
+    """Bytes of what was trained. That of the final fair run of seed 0 stays in scratch."""
     folder = study.weights(spec)
     size = classifier.save(model, folder)
     if spec.seed or spec.protocol != "fair" or spec.stage != "final":

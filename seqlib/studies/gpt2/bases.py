@@ -34,8 +34,7 @@ UNLOADABLE = (OSError, ValueError, RuntimeError, TypeError, KeyError, AttributeE
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that can be loaded: `folder` is None for the tiny one, `sha256` that of its
-    weights."""
+    """A base model: `folder` is None for the tiny one, `sha256` that of its weights."""
 
     name: str
     folder: Path | None

@@ -39,8 +39,7 @@ def additive_call(kind: str, B: int = B, T: int = T, C: int = 256) -> Callable[[
 
 
 def extra_memory(kind: str) -> float:
-    """Peak resident memory that one full-size call adds to a small one, MiB; run it in a fresh
-    process."""
+    """Peak memory that one full-size call adds to a small one, MiB; run it in a fresh process."""
     additive_call(kind, B=2, T=16)()
     call, before = additive_call(kind), peak_rss_mb()
     call()

@@ -48,8 +48,7 @@ def score(model: nn.Module, tokens: Tensor, context: int) -> Scores:
 
 
 def validation(corpus: Corpus) -> Tensor:
-    """The validation text behind the last training character, so that its first character is
-    predicted as well."""
+    """The validation text behind the last training character: its first is predicted as well."""
     return torch.cat((corpus.train[-1:], corpus.validation))
 
 
@@ -66,8 +65,7 @@ def loss_given(model: nn.Module, tokens: Tensor, k: int, longest: int,
 
 
 def context_frequency(corpus: Corpus, gram: int = GRAM) -> np.ndarray:
-    """How often the `gram` characters before each validation character stand in the training text
-    (n,)."""
+    """How often (n,) the training text has the `gram` characters before each of validation."""
     def codes(tokens):
         whole = tokens.numpy().astype(np.int64)
         windows = np.lib.stride_tricks.sliding_window_view(whole, gram)

@@ -28,8 +28,7 @@ def pairs_of(T: int) -> int:
 
 
 def batch(seed: int, step: int, B: int, T: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Inputs and targets (B, T), and which targets count (those at the queries): a pure function of
-    seed and step."""
+    """Inputs, targets (B, T), and which targets count (at queries), from seed and step alone."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, 2, step))))
     D = pairs_of(T)
     slots = (T - 2 * D) // 2  # queries stand at even distances behind the pairs
