@@ -5,6 +5,7 @@ They stand at the top of the package: `seqlib.load`, `seqlib.curves`, `seqlib.tr
 `seqlib.compare`, `seqlib.verdicts`, and `seqlib.interval` and `seqlib.build`.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +23,9 @@ def load(study: str, experiment: str | Iterable[str] | None = None) -> pd.DataFr
     """The archived runs of a study as a tidy frame: a row a run, its settings and metrics as
     columns.
 
-    experiment: a name out of the study's plan.yaml, or several; without one, every archived run,
-    and the column `experiment` says where it belongs (a run of two experiments then has two rows:
-    group by `experiment` before you average). Raises UsageError on an unknown study or experiment.
+    experiment: a name out of the study's plan.yaml, several, or "all"; without one, all with a
+    warning. The column `experiment` says where a run belongs (one of two experiments has two rows):
+    group by it before you average, or settings are mixed. Raises UsageError on an unknown study or experiment.
     An archive without such runs gives an empty frame.
 
     >>> runs = seqlib.load("airline", "published")
@@ -32,6 +33,10 @@ def load(study: str, experiment: str | Iterable[str] | None = None) -> pd.DataFr
     (150, 65.1)
     """
     names = frames.chosen(study, experiment)
+    if experiment is None and len(names) > 1:
+        warnings.warn(f"the frame has {len(names)} experiments of {study} with other settings: "
+                      f"name one ({', '.join(names[:3])}, ...), or \"all\" and group by "
+                      "`experiment`", stacklevel=2)
     return frames.frame(study, frames.archived(study, names), plan.archived(study, names))
 
 

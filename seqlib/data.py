@@ -122,6 +122,7 @@ def gpt2() -> Located:
         sources.absent(smollm.GPT2)
         sources.need_hub(smollm.GPT2, smollm.BASE)
         sources.into(path.parent, smollm.hub_gpt2)
+    sources.beside(path, smollm.GPT2)
     return checked(path, GPT2_SHA256, smollm.GPT2, source="hub", remedy=ANEW)
 
 
@@ -133,6 +134,7 @@ def smollm2_135m() -> Located:
         tokenizer = Path(smollm2_tokenizer().path).read_text(encoding="utf-8")
         with _gguf() as gguf:
             sources.into(path.parent, lambda fresh: smollm.convert(gguf, tokenizer, fresh))
+    sources.beside(path, smollm.BASE)
     return checked(path, BASE_SHA256, smollm.BASE, source=OF_SMOLLM, remedy=PINNED)
 
 
@@ -149,6 +151,7 @@ def ernie_medium() -> Located:
         sources.need_hub(headlines.ERNIE, headlines.MINI)
         sources.into(path.parent, headlines.hub_ernie)
         write_atomically(known, pooch.file_hash(path).encode())
+    sources.beside(path, headlines.ERNIE)
     return checked(path, known.read_text(), headlines.ERNIE, source="hub", remedy=ANEW)
 
 

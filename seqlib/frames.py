@@ -12,11 +12,11 @@ from seqlib.store import Store
 
 
 def chosen(study: str, experiment: str | Iterable[str] | None) -> list[str]:
-    """Experiments by name, all of the archive where none is named.
+    """Experiments by name, all of the archive where none or "all" is named.
 
     Raises UsageError on an unknown study or experiment, and on one that is not archived."""
     known = plan.of_archive(study)
-    if experiment is None:
+    if experiment in (None, "all"):
         return known
     several = isinstance(experiment, Iterable) and not isinstance(experiment, str)
     names = list(experiment) if several else [experiment]

@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +128,7 @@ def plan(names: list[str], profile: str, settings: list[str],
                          "`seqlib sweep STUDY` fills the archive")
     if profile not in PROFILES:
         raise nearest("profile", profile, PROFILES)
-    changed, pages = dict(parse_setting(text) for text in settings), []
+    changed, pages = dict(map(parse_setting, settings)), []
     for name in names or studies.names():
         studies.folder(name)  # raises where there is no such study
         page = Page(name)
@@ -162,7 +163,11 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name, value = name.strip(), value.strip()
     if not equals or not name:
         raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
-    return name, yamls.value(value, f"--set {name}")
+    found = yamls.value(value, f"--set {name}")
+    if isinstance(found, str) and (name.endswith("_path") or os.sep in found):
+        path = Path(found).expanduser()  # of where the command runs; a kernel has another folder
+        found = str(path.absolute()) if path.exists() else found
+    return name, found
 
 
 class Running:
@@ -200,12 +205,19 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     """
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
-    of_book = not any(page.folder for page in pages)
+    of_book, finished = not any(page.folder for page in pages), {}
     for batch in (pages, [Page(LEDGER)] if of_book else []):
         stale = [page for page in batch if not page.fresh()]
         with (signals_unwind(), ThreadPoolExecutor(max(1, workers)) as executor,
-              tqdm(total=len(stale), desc="pages", unit="page", disable=quiet or not stale) as bar):
-            futures = {executor.submit(execute, page, threads, timeout, running): page
+              tqdm(total=sum(len(_code_cells(page.notebook)) for page in stale), desc="pages",
+                   unit="cell", disable=quiet or not stale) as bar):
+            def show(page: Page, cells: int) -> None:
+                if cells > finished.get(page.name, 0):
+                    bar.set_postfix_str(page.name, refresh=False)
+                    bar.update(cells - finished.get(page.name, 0))
+                    finished[page.name] = cells
+
+            futures = {executor.submit(execute, page, threads, timeout, running, show): page
                        for page in stale}
             try:
                 for future in as_completed(futures):
@@ -214,7 +226,6 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
                         done.append(futures[future])
                     except SeqlibError as error:
                         failures.append(str(error))
-                    bar.update()
             except BaseException:  # Ctrl-C, or a signal
                 executor.shutdown(wait=False, cancel_futures=True)
                 running.end()
@@ -248,19 +259,21 @@ def signals_unwind() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def execute(page: Page, threads: int, timeout: float, running: Running) -> None:
+def execute(page: Page, threads: int, timeout: float, running: Running,
+            show: Callable[[Page, int], None] = lambda page, cells: None) -> None:
     """Run one notebook in a process of its own; move it into place when every cell has succeeded.
-    Two runs never work on one page of the book at once."""
+    Two runs never work on one page of the book at once. `show` is told the cells that are done."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
     if page.folder:
-        _execute(page, threads, timeout, running)
+        _execute(page, threads, timeout, running, show)
         return
     with FileLock(page.output.with_name(f".{page.name}.lock")):
         if not page.fresh():  # another run may have made it meanwhile
-            _execute(page, threads, timeout, running)
+            _execute(page, threads, timeout, running, show)
 
 
-def _execute(page: Page, threads: int, timeout: float, running: Running) -> None:
+def _execute(page: Page, threads: int, timeout: float, running: Running,
+             show: Callable[[Page, int], None]) -> None:
     inputs, parent = page.inputs(), scratch() / "pages"
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{page.name}-{os.getpid()}-", dir=parent))
@@ -272,10 +285,13 @@ def _execute(page: Page, threads: int, timeout: float, running: Running) -> None
              "parameters": page.values, "cwd": str(ROOT)}
     command = [sys.executable, "-c", PAPERMILL, json.dumps(given)]
     process, late = running.start(command, environment, errors), False
+    until = time.monotonic() + timeout
     try:
-        process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        late = True
+        while process.poll() is None and not late:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(min(1.0, max(0.0, until - time.monotonic())))
+            show(page, _cells_done(work))
+            late = process.poll() is None and time.monotonic() >= until
     finally:
         _end(process)
         running.processes.discard(process)
@@ -373,6 +389,16 @@ def _problem(work: Path, code: int) -> str | None:
 def _code_cells(work: Path) -> list[NotebookNode]:
     return [cell for cell in nbformat.read(work, 4).cells
             if cell.cell_type == "code" and cell.source.strip()]
+
+
+def _cells_done(work: Path) -> int:
+    """How many cells papermill has executed; it writes the notebook after each."""
+    try:
+        cells = json.loads(work.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):  # not there yet, or being written
+        return 0
+    found = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"]
+    return sum(marks.get("status") == "completed" for marks in found)
 
 
 def _failing_cell(work: Path) -> str:

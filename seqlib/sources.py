@@ -3,6 +3,7 @@ checked against its sha256, and is there whole or not at all."""
 
 import functools
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -21,9 +22,10 @@ from filelock import FileLock
 from seqlib.errors import SeqlibError, first_line
 from seqlib.store import write_atomically
 
-HUB = "https://huggingface.co"
+HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 ANEW = "delete it, and it is made anew"
 REFETCH = "delete it, and it is fetched anew"
+LISTED = "files.json"  # hashes of what lies beside a model's weights
 _listing: ContextVar[bool] = ContextVar("listing", default=False)
 
 
@@ -81,6 +83,21 @@ def folder_of(folder: Path, hashes: Mapping[str, str], name: str, source: str,
     whole = hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()
     return Located(name, source, path=str(folder), sha256=whole,
                    bytes=sum(part.bytes for part in parts))
+
+
+def beside(weights: Path, name: str) -> None:
+    """Check what lies beside a model's weights, its tokenizer and configuration, against the
+    hashes that were listed when it was first seen. Raises WrongFile on one that is another."""
+    listed = weights.with_name(LISTED)
+    found = {file.name: pooch.file_hash(file) for file in sorted(weights.parent.iterdir())
+             if file.is_file() and file.suffix != ".safetensors" and not file.name.startswith(".")
+             and file.name != LISTED}
+    if not listed.exists():
+        write_atomically(listed, json.dumps(found, indent=1).encode())
+    for file, sha256 in json.loads(listed.read_text()).items():
+        if found.get(file) != sha256:
+            raise WrongFile(f"data {name}: {weights.with_name(file)} is not what it was when it "
+                            f"was made; delete the folder {weights.parent}, and it is made anew")
 
 
 def absent(name: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from seqlib.errors import SeqlibError
+from seqlib.errors import SeqlibError, nearest
 from seqlib.record import SCHEMA_VERSION, Record, Spec
 
 log = logging.getLogger("seqlib")
@@ -65,6 +65,11 @@ def _check_version(path: Path, version: object) -> None:
                           "use the seqlib that wrote it")
 
 
+def _studies() -> list[str]:
+    """Names of the packages in `seqlib/studies`, without importing them."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("studies/*/plan.yaml"))
+
+
 class Store:
     """Records below the folder `root`."""
 
@@ -97,11 +102,14 @@ class Store:
         return self._read(path) if path.exists() else None
 
     def records(self, study: str) -> Iterator[Record]:
-        """All sound records of a study, sorted by key. Raises SeqlibError on another schema
-        version: such a record is not damaged, and stays."""
+        """All sound records of a study, sorted by key. Raises UsageError on a name that is no
+        study's, and SeqlibError on another schema version: such a record is not damaged, and
+        stays."""
         if self.root.exists() and not self.root.is_dir():
             raise SeqlibError(
                 f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
+        if not (self.root / study).exists() and study not in (known := _studies()):
+            raise nearest("study", study, known)
         for path in sorted((self.root / study).glob("[0-9a-f]" * 64 + ".json")):
             record = self._read(path)
             if record is not None:

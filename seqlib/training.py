@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from seqlib.errors import SeqlibError
+from seqlib.errors import SeqlibError, first_line
 from seqlib.processes import check_main, limit_threads
 from seqlib.store import write_atomically
 
@@ -29,6 +29,15 @@ def in_own_process(call: Callable[..., Any], *arguments: Any, threads: int, what
         except BrokenProcessPool as error:
             raise SeqlibError(f"the process that trained {what} died (killed, or out of memory); "
                               "lower its batch") from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file in scratch. Raises SeqlibError where it is damaged."""
+    try:
+        return load(path.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise SeqlibError(f"the weights in {path} cannot be read ({first_line(error)}); delete "
+                          "that file and its run in SEQLIB_RUNS, and train again") from error
 
 
 class Checkpoint:

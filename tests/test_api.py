@@ -1,5 +1,7 @@
 """The researcher's functions."""
 
+import warnings
+
 import pandas as pd
 import pytest
 
@@ -70,7 +72,7 @@ def published():
     (lambda: seqlib.compare(published(), "label", "rope", "lstm"), "unknown metric 'label'"),
     (lambda: seqlib.compare(published(), "test_mse", "rope", "lstn"), "did you mean 'lstm'"),
     (lambda: seqlib.compare(published(), "test_mse", "rope", "lstm", by="arms"), "mean 'arm'"),
-    (lambda: seqlib.compare(seqlib.load("airline"), "test_mse", "rope", "lstm"),
+    (lambda: seqlib.compare(seqlib.load("airline", "all"), "test_mse", "rope", "lstm"),
      "several runs of one seed.*experiment"),
     (lambda: seqlib.build("shakespeare", arm="lstn"), "did you mean 'lstm'"),
     (lambda: seqlib.build("shakespeare", arm=["lstm", "gru"]), "unknown arm"),
@@ -100,6 +102,15 @@ def test_compare_pairs_by_seed_and_decides_without_a_family():
     assert seqlib.compare(runs[:0], "loss", "a", "b").verdict == "no pairs"
     empty = seqlib.load("airline", "published")  # the archive of this test has no runs
     assert seqlib.compare(empty, "test_mse", "rope", "lstm").verdict == "no pairs"
+
+
+def test_a_frame_of_several_experiments_says_so(archive):
+    """A mean over contexts or protocols is no figure of any of them."""
+    with pytest.warns(UserWarning, match="experiments of airline with other settings: name one"):
+        whole = seqlib.load("airline")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(seqlib.load("airline", "all")) == len(whole) > len(seqlib.load("airline", "loop"))
 
 
 def test_train_returns_the_frame_of_load_and_trains_once():

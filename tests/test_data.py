@@ -1,5 +1,9 @@
 """Listing data sets, as against fetching one; and taking the first that can be had."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from seqlib import data, sources
@@ -32,6 +36,29 @@ def test_bases_given_in_a_folder_are_taken_from_there_and_checked(monkeypatch, t
     wanted = f"gpt2: {tmp_path}/gpt2/model.safetensors has sha256 .* put the original there"
     with pytest.raises(data.WrongFile, match=wanted):
         data.locate("gpt2")
+
+
+def test_what_lies_beside_a_model_is_checked(tmp_path):
+    """Two swapped tokens give other losses under the same keys."""
+    weights, tokenizer = tmp_path / "model.safetensors", tmp_path / "tokenizer.json"
+    weights.write_bytes(b"weights")
+    tokenizer.write_text('{"a": 1, "b": 2}')
+    for _ in range(2):
+        sources.beside(weights, "some-base")
+    tokenizer.write_text('{"a": 2, "b": 1}')
+    with pytest.raises(data.WrongFile, match="some-base: .*tokenizer.json is not what it was"):
+        sources.beside(weights, "some-base")
+    tokenizer.unlink()
+    with pytest.raises(data.WrongFile, match="tokenizer.json is not what it was"):
+        sources.beside(weights, "some-base")
+
+
+def test_a_mirror_of_the_hub_is_asked_in_its_place():
+    program = "from seqlib import sources; print(sources.HUB)"
+    environment = {**os.environ, "HF_ENDPOINT": "https://mirror.example/"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, text=True,
+                          capture_output=True, check=True)
+    assert done.stdout.strip() == "https://mirror.example"
 
 
 def test_the_first_that_can_be_had_is_taken_and_a_wrong_file_is_never_passed_over(monkeypatch):

@@ -164,6 +164,16 @@ def test_a_setting_that_cannot_be_read_is_named(text):
         pages.parse_setting(text)
 
 
+def test_a_path_is_that_of_where_the_command_runs(tmp_path, monkeypatch):
+    (tmp_path / "my book.txt").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    whole = ("book_path", str(tmp_path / "my book.txt"))
+    assert pages.parse_setting("book_path=my book.txt") == whole
+    assert pages.parse_setting("book_path=~/my book.txt") == whole
+    assert pages.parse_setting("text=file") == ("text", "file")
+
+
 def test_the_smoke_profile_takes_what_the_notebook_has_of_the_plan():
     known = {"arms": ["lstm"], "seeds": 10, "epochs": 150}
     values = pages.smoke("airline", known)

@@ -111,6 +111,12 @@ def test_what_a_killed_writer_left_is_not_seen_by_git_and_goes_with_time(store):
     assert ignored.returncode == 0
 
 
+def test_the_records_of_no_study_are_an_error(store):
+    with pytest.raises(SeqlibError, match="unknown study 'airlin'; did you mean 'airline'"):
+        list(store.records("airlin"))
+    assert list(store.records("gpt2")) == []
+
+
 def test_an_unwritable_store_gives_one_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SeqlibError, match="cannot write .*SEQLIB_RUNS") as caught:

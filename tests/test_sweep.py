@@ -125,7 +125,8 @@ def test_a_script_with_workers_and_no_guard_ends_with_one_line_that_names_it(tmp
 
 def test_who_waits_for_a_run_says_who_holds_it(tmp_path, caplog):
     store = Store(tmp_path / "store")
-    with store.lock(SPECS[0]), ThreadPoolExecutor(1) as other, caplog.at_level("INFO", "seqlib"):
+    with (ThreadPoolExecutor(1) as other, store.lock(SPECS[0]),
+          caplog.at_level("INFO", "seqlib")):
         def wait():
             with store.lock(SPECS[0]):
                 pass

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqlib.models import check_choice
+
 
 class RecurrentForecaster(nn.Module):
     """`layers` of `cell` ("lstm" or "gru") with dropout between layers; (B, T) -> (B,)."""
 
     def __init__(self, cell: str = "lstm", hidden: int = 64, dropout: float = 0.2, layers: int = 2):
         super().__init__()
+        check_choice("cell", cell, ("lstm", "gru"))
         self.kind, self.dropout = cell, dropout
         layer = {"lstm": nn.LSTM, "gru": nn.GRU}[cell]
         self.rnn = layer(1, hidden, layers, dropout=dropout, batch_first=True)
@@ -89,6 +92,7 @@ class AttentionForecaster(nn.Module):
                  window: int = 12, dropout: float = 0.1, attention_dropout: float = 0.1,
                  bias: Tensor | None = None):
         super().__init__()
+        check_choice("position", position, ("rope", "sinusoidal", "learned"))
         self.position, self.heads = position, heads
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.project = nn.Linear(1, width)

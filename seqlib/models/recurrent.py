@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from seqlib.models import check_choice
 from seqlib.models.additive import additive_scores
 from seqlib.models.transformer import causal
 
@@ -35,6 +36,7 @@ class RecurrentLM(nn.Module):
     def __init__(self, V: int, cell: type[nn.RNNBase] = nn.LSTM, embedding: int = 128,
                  C: int = 256, attention: str | None = None):
         super().__init__()
+        check_choice("attention", attention, (None, "causal", "unmasked"))
         self.V, self.C, self.attention = V, C, attention
         self.embed = nn.Embedding(V, embedding)
         self.cell = cell(embedding, C, batch_first=True)

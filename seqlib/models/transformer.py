@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqlib.models import check_choice
+
 
 def rotation(T: int, D: int, start: int = 0, base: float = 10_000.0, device=None
              ) -> tuple[Tensor, Tensor]:
@@ -76,6 +78,7 @@ class TransformerLM(nn.Module):
     def __init__(self, V: int, context: int, C: int, L: int, H: int, F_: int,
                  positions: str = "learned"):
         super().__init__()
+        check_choice("positions", positions, ("learned", "rotary"))
         self.V, self.context, self.C, self.H = V, context, C, H
         self.embed = nn.Embedding(V, C)
         self.position = nn.Embedding(context, C) if positions == "learned" else None

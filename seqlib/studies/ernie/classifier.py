@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from seqlib import headlines
-from seqlib.errors import UsageError
+from seqlib.errors import SeqlibError, UsageError, first_line
 from seqlib.studies.ernie import bases
 from seqlib.studies.ernie.arms import ARMS, PRETRAINING, Arm
 from seqlib.studies.ernie.framework import nlp, paddle
@@ -99,11 +100,15 @@ def load_trained(model, spec: ErnieSpec, folder: Path):
         if not (folder / wanted).exists():
             raise UsageError(f"no weights of {spec.arm} in {folder}: it has no {wanted}; train it "
                              "under the fair protocol with seed 0")
-    if adapter:
-        return nlp("peft").LoRAModel.from_pretrained(model, str(folder))
-    state = model.state_dict()
-    for name, value in load_file(folder / WEIGHTS).items():
-        state[name].set_value(value)
+    state = {} if adapter else model.state_dict()
+    try:
+        if adapter:
+            return nlp("peft").LoRAModel.from_pretrained(model, str(folder))
+        for name, value in load_file(folder / WEIGHTS).items():
+            state[name].set_value(value)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SeqlibError(f"the weights in {folder} cannot be read ({first_line(error)}); delete "
+                          "that folder and its run in SEQLIB_RUNS, and train again") from error
     return model
 
 

@@ -1,6 +1,7 @@
 """Settings of a run (`TuneSpec`) and what has to hold between them."""
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -62,6 +63,9 @@ class TuneSpec(Spec):
             values = {"r": RANK, "alpha": alpha, "dropout": DROPOUT} | values
         elif arm and not arm.trains:
             values = {"steps": 0, "lr": 0.0} | values
+        if isinstance(values.get("book_path"), str) and values["book_path"]:
+            with suppress(RuntimeError):  # no such user; `content` says so
+                values["book_path"] = str(Path(values["book_path"]).expanduser().absolute())
         for name, hashed in (("base", "base_sha256"), ("book_path", "book_sha256")):
             own = values.get(name)
             if isinstance(own, str) and own and own not in BASES and hashed not in values:

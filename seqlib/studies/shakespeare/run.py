@@ -3,7 +3,7 @@
 import functools
 
 import numpy as np
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from seqlib.allocator import keep_freed_memory
@@ -14,6 +14,7 @@ from seqlib.studies.shakespeare.arms import ARMS
 from seqlib.studies.shakespeare.specs import ShakespeareSpec
 from seqlib.studies.shakespeare.train import GROUP, State, grouped, timing, train
 from seqlib.study import Run, count_parameters, initial, study, weights
+from seqlib.training import read_weights
 
 SAMPLED = (0.5, 0.8, 1.0)  # temperatures of the samples that a record keeps
 
@@ -122,5 +123,5 @@ def trained(key: str) -> tuple[nn.Module, texts.Corpus] | None:
     if spec is None or not weights_path(spec).exists():
         return None
     model = initial(lambda: build(spec), spec.seed)
-    model.load_state_dict(load(weights_path(spec).read_bytes()))
+    model.load_state_dict(read_weights(weights_path(spec)))
     return model.eval(), texts.load(spec.corpus)
