@@ -1,6 +1,9 @@
 # make book | test | lab. Each sets up .venv first, from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+VARIES := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+STRIP := $(BIN)/nbstripout --keep-id --extra-keys "$(VARIES:%=metadata.language_info.%)"
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: book test lab clean
@@ -14,11 +17,14 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
 
+# Jupyter refuses to run as root unless it is told to. In a clone, git sees no outputs.
 lab: .venv/installed
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	@git config filter.strip-outputs.clean '$(STRIP)' || true
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(ALLOW_ROOT) $(FLAGS)
 
 .venv/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: Python 3.11 or newer is needed; name it with PYTHON=..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "make: Python 3.11, 3.12 or 3.13 is needed; name it with PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt pip setuptools
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[test]'

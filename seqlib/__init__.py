@@ -7,8 +7,11 @@ The functions that a researcher needs stand here: `load`, `curves`, `train`, `co
 import importlib
 from typing import Any
 
+from seqlib import places
+
 __version__ = "0.2.0"
 __all__ = ["build", "compare", "curves", "interval", "load", "train", "verdicts"]
+places.settle()  # before numba or Paddle is imported
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,8 @@ def signals_unwind() -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        names = filter(partial(hasattr, signal), ("SIGTERM", "SIGHUP"))  # Windows has one alone
+        for number in (getattr(signal, name) for name in names):
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                 before[number] = signal.signal(number, leave)
     try:
@@ -280,7 +282,9 @@ def _execute(page: Page, threads: int, timeout: float, running: Running,
     work, errors = folder / f"{page.name}.ipynb", folder / "errors.txt"
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1",
-                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", **dict.fromkeys(limits, str(threads))}
+                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONSTARTUP": "",
+                   "IPYTHONDIR": str(folder / "ipython"),  # without what the user has at start-up
+                   **dict.fromkeys(limits, str(threads))}
     given = {"input_path": str(page.notebook), "output_path": str(work),
              "parameters": page.values, "cwd": str(ROOT)}
     command = [sys.executable, "-c", PAPERMILL, json.dumps(given)]

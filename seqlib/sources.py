@@ -20,6 +20,7 @@ import pooch
 from filelock import FileLock
 
 from seqlib.errors import SeqlibError, first_line
+from seqlib.places import named
 from seqlib.store import write_atomically
 
 HUB = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
@@ -50,22 +51,30 @@ class Located:
 
 def cache() -> Path:
     """The folder of downloads and of what is made from them."""
-    return Path(os.environ.get("SEQLIB_CACHE") or pooch.os_cache("seqlib"))
+    return named("SEQLIB_CACHE", pooch.os_cache("seqlib"))
 
 
 def given(name: str) -> Path | None:
-    """The file or folder `name` in SEQLIB_DATA, None where there is none."""
-    folder = os.environ.get("SEQLIB_DATA")
-    path = Path(folder or "") / name
-    return path if folder and path.exists() else None
+    """The file or folder `name` in SEQLIB_DATA, None where there is none. Raises WrongFile where
+    SEQLIB_DATA is no folder: a misspelt one must not pass for a stand-in."""
+    if not os.environ.get("SEQLIB_DATA"):
+        return None
+    folder = named("SEQLIB_DATA", "")
+    if not folder.is_dir():
+        raise WrongFile(f"SEQLIB_DATA: there is no folder {folder}; name the one that holds the "
+                        "data, or unset SEQLIB_DATA")
+    return folder / name if (folder / name).exists() else None
 
 
 def checked(path: Path, sha256: str | None, name: str, source: str,
             remedy: str | None = None) -> Located:
-    """The file at `path`, whose hash must be `sha256` where that is known. Raises WrongFile, with
-    `remedy` as the way out, when it differs or cannot be read."""
+    """The file at `path`, whose hash must be `sha256` where that is known; a table's line ends do
+    not count, because git may change them. Raises WrongFile, with `remedy` as the way out, when it
+    differs or cannot be read."""
     try:
         found = pooch.file_hash(path)
+        if path.suffix == ".csv":
+            found = hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     except OSError as error:
         raise WrongFile(f"data {name}: cannot read {path}: {error.strerror}; "
                         f"{remedy or 'reinstall seqlib'}") from error

@@ -19,15 +19,15 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from seqlib.errors import SeqlibError, nearest
+from seqlib.places import ROOT, named
 from seqlib.record import SCHEMA_VERSION, Record, Spec
 
 log = logging.getLogger("seqlib")
-ROOT = Path(os.environ.get("SEQLIB_ROOT") or Path(__file__).resolve().parents[1])
 
 
 def scratch() -> Path:
     """The scratch folder: SEQLIB_RUNS, or `.runs/` in the project."""
-    return Path(os.environ.get("SEQLIB_RUNS") or ROOT / ".runs")
+    return named("SEQLIB_RUNS", ROOT / ".runs")
 
 
 @contextmanager
@@ -79,7 +79,7 @@ class Store:
     @classmethod
     def archive(cls) -> "Store":
         """The published records: SEQLIB_RESULTS, or `results/` in the project."""
-        return cls(Path(os.environ.get("SEQLIB_RESULTS") or ROOT / "results"))
+        return cls(named("SEQLIB_RESULTS", ROOT / "results"))
 
     @classmethod
     def live(cls) -> "Store":

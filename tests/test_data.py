@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,31 @@ def test_the_first_that_can_be_had_is_taken_and_a_wrong_file_is_never_passed_ove
         data.first("absent", "wrong", "airline")
     with pytest.raises(SeqlibError, match="nowhere"):
         data.first("absent")
+
+
+def test_line_ends_of_a_table_do_not_count_and_everything_else_does(tmp_path, monkeypatch):
+    known = data.airline().sha256
+    for end, same in ((b"\r\n", True), (b"\n\n", False)):
+        copy = tmp_path / "series.csv"
+        copy.write_bytes(data.AIRLINE.read_bytes().replace(b"\n", end))
+        monkeypatch.setattr(data, "AIRLINE", copy)
+        if same:
+            assert data.airline().sha256 == known == data.AIRLINE_SHA256
+            monkeypatch.undo()
+    with pytest.raises(data.WrongFile, match="series.csv has sha256"):
+        data.airline()
+
+
+def test_a_clone_that_wants_windows_line_ends_gets_those_of_the_hashes(tmp_path):
+    root = Path(__file__).parents[1]
+    git = ["git", "-c", "core.autocrlf=true", "-C", tmp_path]
+    for name in (".gitattributes", "README.md", "seqlib/studies/airline/series.csv",
+                 "seqlib/studies/airline/plan.yaml", "notebooks/airline.ipynb"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((root / name).read_bytes())
+    for command in (["init", "-q"], ["add", "."], ["checkout-index", "-qaf"],
+                    ["checkout-index", "-a", "--prefix=out/"]):
+        subprocess.run([*git, *command], check=True, capture_output=True)
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 5 and not any(b"\r\n" in path.read_bytes() for path in files)

@@ -14,7 +14,7 @@ import nbformat
 import papermill
 import pytest
 from nbclient import NotebookClient
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from seqlib import pages, plan, study
 from seqlib.show import check_parameters
@@ -45,12 +45,53 @@ def names_in(tree):
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
+def test_git_sees_a_saved_notebook_without_its_outputs_once_make_lab_has_run(tmp_path):
+    shown = subprocess.run(["make", "-n", "lab", "FLAGS=--no-browser"], cwd=ROOT,
+                           capture_output=True, text=True, check=True).stdout.splitlines()
+    [set_up] = [line for line in shown if line.startswith("git config ")]
+    assert shown[-1].endswith("--no-browser")
+    assert ("--allow-root" in shown[-1]) == (os.geteuid() == 0)
+
+    def git(*arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+
+    git("init", "-q")
+    subprocess.run(set_up, shell=True, cwd=tmp_path, check=True)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    shutil.copy(ROOT / ".gitattributes", tmp_path)
+    path = tmp_path / "notebooks" / "airline.ipynb"
+    path.parent.mkdir()
+    shutil.copy(ROOT / "notebooks" / "airline.ipynb", path)
+    git("add", ".")
+    git("commit", "-qm", "clean")
+    notebook = nbformat.read(path, 4)  # and as JupyterLab saves it
+    notebook.metadata.language_info = {
+        "codemirror_mode": {"name": "ipython", "version": 3}, "file_extension": ".py",
+        "mimetype": "text/x-python", "name": "python", "nbconvert_exporter": "python",
+        "pygments_lexer": "ipython3", "version": "3.11.7"}
+    notebook.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python",
+                                    "name": "python3"}
+    for number, cell in enumerate(c for c in notebook.cells if c.cell_type == "code"):
+        cell.execution_count = number + 1
+        cell.metadata["execution"] = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
+        cell.outputs = [new_output("stream", text="saved")]
+    nbformat.write(notebook, path)
+    assert path.read_text() != (ROOT / "notebooks" / "airline.ipynb").read_text()
+    assert not git("diff", "--stat").stdout
+    git("add", ".")
+    assert not git("status", "--porcelain").stdout
+
+
 @each_notebook
 def test_notebooks_are_stripped_and_their_cells_are_short(path):
     notebook = nbformat.read(path, 4)
     nbformat.validate(notebook)
     for cell in code_cells(path):
-        assert not cell.outputs and not cell.execution_count
+        assert not cell.outputs and not cell.execution_count, (
+            f"{path.name} has outputs; .venv/bin/nbstripout --keep-id {path} clears them")
         assert len(cell.source.splitlines()) <= 30, cell.source[:80]
         assert max(map(len, cell.source.splitlines())) <= 100, cell.source[:80]  # as ruff has it
         assert ".backward(" not in cell.source and "optimizer" not in cell.source

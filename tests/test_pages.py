@@ -123,6 +123,21 @@ def test_a_timeout_ends_the_kernel_and_keeps_the_previous_page(small):
     assert not alive(mark), "the kernel is still running"
 
 
+def test_what_the_user_has_at_start_up_is_not_run_in_a_batch_kernel(small, tmp_path):
+    folder = tmp_path / "ipython" / "profile_default" / "startup"
+    folder.mkdir(parents=True)
+    (folder / "00-names.py").write_text("x = 3")
+    (folder / "01-raises.py").write_text("raise RuntimeError('at start-up')")
+    (tmp_path / "startup.py").write_text("x = 4")
+    check = "import os\nassert 'x' not in globals()\nprint(os.environ['IPYTHONDIR'])"
+    nbformat.write(notebook(check), small.root / "notebooks" / "airline.ipynb")
+    code, _, err = small.seqlib("run", "airline", "--profile", "smoke",
+                                IPYTHONDIR=tmp_path / "ipython", PYTHONSTARTUP=tmp_path / "startup.py")
+    assert code == 0, err
+    text = page_of(small).read_text()
+    assert str(small.root / "runs" / "pages") in text and "at start-up" not in text
+
+
 @pytest.mark.parametrize("number, expected", [
     (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
 def test_whatever_ends_a_run_ends_its_kernel_and_leaves_no_page(small, number, expected):
