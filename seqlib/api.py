@@ -25,8 +25,8 @@ def load(study: str, experiment: str | Iterable[str] | None = None) -> pd.DataFr
 
     experiment: a name out of the study's plan.yaml, several, or "all"; without one, all with a
     warning. The column `experiment` says where a run belongs (one of two experiments has two rows):
-    group by it before you average, or settings are mixed. Raises UsageError on an unknown study or experiment.
-    An archive without such runs gives an empty frame.
+    group by it before you average, or settings are mixed. Raises UsageError on an unknown study
+    or experiment. An archive without such runs gives an empty frame.
 
     >>> runs = seqlib.load("airline", "published")
     >>> len(runs), float(runs[runs.arm == "lstm"].test_mae.mean().round(1))

@@ -131,7 +131,8 @@ def fingerprints(tmp_path, monkeypatch):
     ("sample_study.py", '"b": Arm(2)', '"b": Arm(2), "c": Arm(3)'),
     ("sample_models/deep.py", "spec: int) -> int", "spec)"),
     ("sample_study.py", 'return "a"', 'return "b"'),
-], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation", "label"])
+], ids=["comment", "unreached", "docstring", "unused", "field", "another arm", "annotation",
+        "label"])
 def test_what_makes_no_figure_changes_no_fingerprint(fingerprints, change):
     before, after = fingerprints(), fingerprints(change)
     assert {arm: after[arm] for arm in before} == before

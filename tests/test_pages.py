@@ -132,7 +132,8 @@ def test_what_the_user_has_at_start_up_is_not_run_in_a_batch_kernel(small, tmp_p
     check = "import os\nassert 'x' not in globals()\nprint(os.environ['IPYTHONDIR'])"
     nbformat.write(notebook(check), small.root / "notebooks" / "airline.ipynb")
     code, _, err = small.seqlib("run", "airline", "--profile", "smoke",
-                                IPYTHONDIR=tmp_path / "ipython", PYTHONSTARTUP=tmp_path / "startup.py")
+                                IPYTHONDIR=tmp_path / "ipython",
+                                PYTHONSTARTUP=tmp_path / "startup.py")
     assert code == 0, err
     text = page_of(small).read_text()
     assert str(small.root / "runs" / "pages") in text and "at start-up" not in text

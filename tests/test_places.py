@@ -27,7 +27,7 @@ def seqlib(*arguments, python=(sys.executable,), cwd=ROOT, **more):
 
 def powerless():
     """What a command begins with, so that the modes of files hold for it: root ignores them."""
-    power = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # reads, never writes
+    power = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]  # reads alone
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *power]
     if os.geteuid():
         return []

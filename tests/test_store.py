@@ -107,7 +107,8 @@ def test_what_a_killed_writer_left_is_not_seen_by_git_and_goes_with_time(store):
         os.utime(left, (time.time() - age,) * 2)
         store.tidy("airline")
         assert left.exists() == stays
-    ignored = subprocess.run(["git", "check-ignore", "-q", f"results/airline/{left.name}"], cwd=ROOT)
+    command = ["git", "check-ignore", "-q", f"results/airline/{left.name}"]
+    ignored = subprocess.run(command, cwd=ROOT)
     assert ignored.returncode == 0
 
 

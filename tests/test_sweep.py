@@ -99,11 +99,13 @@ def test_runs_go_on_beside_one_that_fails_and_all_failures_are_named(tmp_path, m
     store, good = Store(tmp_path / "store"), SPECS[:3]
     monkeypatch.setitem(ARMS, "gru", replace(ARMS["gru"], hidden=-1))  # torch refuses it
     bad = [AirlineSpec(arm="gru", seed=seed, engine="loop", epochs=1) for seed in range(2)]
-    with pytest.raises(SeqlibError, match="2 runs failed, all others are kept:\n  airline/gru seed 0"):
+    named = "2 runs failed, all others are kept:\n  airline/gru seed 0"
+    with pytest.raises(SeqlibError, match=named):
         sweep([*bad, *good], store, quiet=True)
     assert len(list(store.records("airline"))) == 3
     assert "Traceback" in "".join(json.loads(note_of(bad[0]).read_text())["traceback"])
-    with pytest.raises(SeqlibError, match="^airline/gru seed 0: [A-Za-z]+Error: .*its traceback is in"):
+    named = "^airline/gru seed 0: [A-Za-z]+Error: .*its traceback is in"
+    with pytest.raises(SeqlibError, match=named):
         sweep([*bad, *good], store, quiet=True, fail_fast=True)
 
 

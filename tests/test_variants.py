@@ -1,4 +1,4 @@
-"""Arms of one's own, added where they are tried: a name of their own, records beside the archive."""
+"""Arms of one's own, added where they are tried: a name and records of their own."""
 
 from dataclasses import dataclass, replace
 
