@@ -166,10 +166,12 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
               help="Compare with the code of --against, and let its records count as current.")
 @click.option("--experiment", help="With --accept: the runs of this experiment, such as check, "
                                    "instead of archived ones.")
-@click.option("--against", metavar="COMMIT", help="With --accept: the older code, by default HEAD.")
+@click.option("--against", metavar="COMMIT", help="Train them with the code of this commit too; "
+                                                   "with --accept by default HEAD.")
 @JSON
 def verify(name, arms, sample, experiment, accept, against, as_json):
-    """Train archived runs again with today's code, and show every figure that differs.
+    """Train archived runs again with today's code, and show every figure that differs. On another
+    kind of processor last bits differ: --against tells that from a change of code.
 
     With --accept the code of an older commit and today's train the same runs here; where all agree
     to the bit, records of the older code count as current, with this evidence in
@@ -177,9 +179,9 @@ def verify(name, arms, sample, experiment, accept, against, as_json):
     from seqlib import provenance
     from seqlib import verify as checks
 
-    if not accept and (experiment or against):
-        raise UsageError("--experiment and --against go with --accept")
-    commit = checks.commit_of(against or "HEAD") if accept else ""
+    if not accept and experiment:
+        raise UsageError("--experiment goes with --accept")
+    commit = checks.commit_of(against or "HEAD") if accept or against else ""
     specs = checks.sample(name, arms, sample, experiment)
     if accept:
         rows = checks.compare_code(name, specs, commit)
@@ -187,7 +189,7 @@ def verify(name, arms, sample, experiment, accept, against, as_json):
         click.echo(f"accepted: {counted['runs']} runs of {counted['arms']} arms agree to the bit",
                    err=True)
     else:
-        rows = checks.check(name, specs)
+        rows = checks.check(name, specs, commit)
         checks.keep(name, rows, provenance.machine())
     show(rows, as_json)
     if any(row["outcome"] == "off" for row in rows):

@@ -105,29 +105,45 @@ def _trained(name: str, specs: list[Spec]) -> Iterator[tuple[Spec, Record]]:
         yield from zip(group, kind.train(group))
 
 
-def check(name: str, specs: list[Spec]) -> list[dict[str, Any]]:
+def check(name: str, specs: list[Spec], commit: str = "") -> list[dict[str, Any]]:
     """Train runs again; a row a run: how many metrics agree to the bit, the largest relative
-    difference, its metric."""
+    difference, its metric.
+
+    commit: older code that trains them here as well. How far that is from the record is what
+    another machine does, and today's code is judged by it."""
     rows = []
+    older = old_records(name, studies.get(name).groups(specs), commit) if commit else {}
     for spec, new in _trained(name, specs):
-        old = Store.archive().get(spec)
-        if old is None:
+        record = Store.archive().get(spec)
+        if record is None:
             continue
-        apart = {metric: pair for metric, pair in differences(old, new).items()
-                 if not metric.startswith("curve")}
+        apart, by_machine = _metrics_apart(record, new), {}
+        if spec.key in older:
+            by_machine = _metrics_apart(record, older[spec.key])
         worst = max(apart, key=lambda metric: relative(apart[metric]), default="")
         recorded, now = apart.get(worst, (None, None))
-        rows.append({"arm": spec.arm, "seed": spec.seed, "key": spec.key[:12],
-                     "metrics": sum(not is_timed(metric) for metric in old.metrics),
-                     "differ": len(apart), "largest": relative(apart[worst]) if worst else 0.0,
-                     "metric": worst, "recorded": recorded, "now": now, "outcome": outcome(apart)})
+        row = {"arm": spec.arm, "seed": spec.seed, "key": spec.key[:12],
+               "metrics": sum(not is_timed(metric) for metric in record.metrics),
+               "differ": len(apart), "largest": relative(apart[worst]) if worst else 0.0,
+               "metric": worst, "recorded": recorded, "now": now}
+        if commit:
+            row["older_code_here"] = max(map(relative, by_machine.values()), default=0.0)
+        rows.append(row | {"outcome": outcome(apart, by_machine)})
     return rows
 
 
-def outcome(apart: dict[str, tuple[Any, Any]]) -> str:
-    """Of a run trained again: equal to the bit, equal but for rounding (a thousandth), or off."""
+def _metrics_apart(old: Record, new: Record) -> dict[str, tuple[Any, Any]]:
+    return {metric: pair for metric, pair in differences(old, new).items()
+            if not metric.startswith("curve")}
+
+
+def outcome(apart: dict[str, tuple[Any, Any]], by_machine: dict[str, tuple[Any, Any]]) -> str:
+    """Of a run trained again: equal to the record to the bit; to what older code makes here; equal
+    but for rounding (a thousandth); or off."""
     if not apart:
         return "to the bit"
+    if apart == by_machine:
+        return "as older code here"
     return "to rounding" if max(map(relative, apart.values())) < 1e-3 else "off"
 
 

@@ -161,7 +161,7 @@ def of_outputs(cells, kind):
 def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(path, tmp_path):
     name, cells = path.stem, nbformat.read(path, 4).cells
     values = pages.smoke(name, pages.own_values(path))
-    archived = [e for e in plan.experiments(name) if e not in plan.NOT_ARCHIVED]
+    archived = plan.of_archive(name)
     (tmp_path / "empty").mkdir()
     archives = [tmp_path / "empty", *(part_of_the_archive(name, tmp_path / without, without)
                                       for without in archived[:2])]

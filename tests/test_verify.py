@@ -37,6 +37,20 @@ def test_an_archived_run_is_trained_again_and_compared_figure_by_figure(archive)
         assert row["outcome"] == outcome and row["metric"] == "test_mae" and row["differ"] == 1
 
 
+def test_what_another_machine_does_is_told_from_a_change_of_code(archive, monkeypatch):
+    """Older code trained here, as far from the record as today's, clears today's."""
+    record = Store.archive().get(archive[0])
+    elsewhere = {**record.metrics, "test_mae": record.metrics["test_mae"] * 1.1}
+    changed = record.model_copy(update={"metrics": elsewhere})
+    changed.checksum = changed.expected_checksum()
+    Store.archive().put(changed)
+    for older, outcome in ((record, "as older code here"), (changed, "off")):
+        monkeypatch.setattr(verify, "old_records", lambda *given, it=older: {it.key: it})
+        [row] = verify.check("airline", archive[:1], "a commit")
+        assert row["outcome"] == outcome
+        assert row["older_code_here"] == pytest.approx(1 - 1 / 1.1 if older is record else 0)
+
+
 def test_what_no_two_runs_share_is_left_out():
     timed = ("seconds", "step_cpu_seconds", "peak_rss_mb", "tokens_per_second", "busy_share")
     assert all(map(verify.is_timed, timed))
