@@ -1,5 +1,6 @@
 """Claims as data: the grammar and its errors, the rules, and the claims of the studies."""
 
+import re
 import shutil
 
 import nbformat
@@ -30,7 +31,8 @@ def noise(mean, spread=1.0, seed=0, n=SEEDS):
 
 
 def claim(test, kind="order", figures=None):
-    return claims.Claim(kind=kind, says="x", figures=figures, test=test and {"experiment": "published", **test})
+    test = test and {"experiment": "published", **test}
+    return claims.Claim(kind=kind, says="x", source="document 000", figures=figures, test=test)
 
 
 def verdict(data, test, kind="order", figures=None):
@@ -44,7 +46,7 @@ def order(pairs, **more):
 
 def exact(name, test, figures=None):
     """The verdict on counts, for which no record is needed."""
-    counted = claims.Claim(kind="exact", says="x", figures=figures, test=test)
+    counted = claims.Claim(kind="exact", says="x", source="document 000", figures=figures, test=test)
     return claims.judge(name, {"Z01": counted}, pd.DataFrame())[0]
 
 
@@ -55,7 +57,28 @@ def test_the_ledger_has_every_claim_of_the_five_documents():
         name: [f"{letter}{i:02d}" for i in range(1, count + 1)] for name, (letter, count) in expected.items()}
     documents = [claims.read(name) for name in study.names()]
     assert all(d.document and d.title and d.flaws for d in documents)
-    assert all(c.says and c.test and c.changes for d in documents for c in d.claims.values())
+    assert all(c.says and c.source and c.changes for d in documents for c in d.claims.values())
+    assert all(c.test or c.post_hoc for d in documents for c in d.claims.values())
+
+
+def cited(quoted):
+    """Text without Markdown's marks, and with single spaces."""
+    return " ".join(re.sub("[*`]", "", quoted).replace("|", " ").split())
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_quote_stands_on_the_line_that_is_named(name):
+    seeds = ROOT.parent / "shared" / "seeds"
+    if not seeds.exists():
+        pytest.skip(f"the documents are not in {seeds}")
+    for id_, one in claims.read(name).claims.items():
+        found = re.match(r"document (\d{3}), line (\d+)", one.source)
+        assert bool(found) == bool(one.quote), f"{id_}: a quote, and only that, wants a document and a line"
+        if found:
+            [document] = seeds.glob(f"{found[1]}_*.txt")
+            line = int(found[2])
+            said = "\n".join(document.read_text().split("\n")[line - 1:line + 1])
+            assert cited(one.quote) in cited(said), f"{id_}: {one.quote!r} is not on line {line} of {document.name}"
 
 
 def test_a_ranking_is_reproduced_contradicted_inconclusive_or_equivalent():
@@ -121,6 +144,15 @@ def test_p_values_are_adjusted_over_all_comparisons_of_a_study():
     one = claim(order([["a", "b"]], margin=0.0))
     rows = claims.judge("airline", {f"Z0{i}": one for i in range(5)}, table(a=a, b=b))
     assert rows[0].p_holm == pytest.approx(min(1, 5 * rows[0].p))
+
+
+def test_post_hoc_claims_are_adjusted_apart_from_the_others():
+    one = claim(order([["a", "b"]], margin=0.0))
+    later, data = one.model_copy(update={"post_hoc": True}), table(a=noise(10), b=noise(12, 2.5, seed=1))
+    alone = claims.judge("airline", {"Z01": one, "Z02": one}, data)
+    rows = claims.judge("airline", {"Z01": one, "Z02": one, "Z03": later}, data)
+    assert rows[:2] == alone and rows[1].p_holm == pytest.approx(2 * rows[1].p)
+    assert rows[2].post_hoc and rows[2].p_holm == rows[2].p
 
 
 def test_columns_compare_other_figures_and_settings_and_formulas():
@@ -230,11 +262,13 @@ def test_a_fixed_size_holds_only_where_all_counts_are_the_same():
 GOOD = """
 document: "000"
 title: x
+sources: {document 000: {title: x, holds: x}}
 experiment: published
 claims:
   Z01:
     kind: order
     says: x
+    source: document 000, line 5
     test: {method: order, metric: test_mse, margin: 0.05, pairs: [[rope, lstm]]}
 """
 
@@ -293,6 +327,9 @@ PAIRS = "pairs: [[rope, lstm]]"
     ("says: x", "says: x\n    figures: {rop: 1.0}", "unknown arm 'rop'; did you mean 'rope'"),
     ("says: x", "says: x\n    figures: {rope: high}", "figures.rope.*valid"),
     ("    says: x\n", "", "says: Field required"),
+    ("    source: document 000, line 5\n", "", "source: Field required"),
+    ("line 5", "line 5; report", "unknown source 'report'; choose from: document 000"),
+    ("says: x", "says: x\n    quote: " + "word " * 16, "a quote of 16 words; at most 15 are quoted"),
     ("{method: order, metric: test_mse, margin: 0.05, pairs: [[rope, lstm]]}", "{method: parameters, arm: rop}",
      "unknown arm 'rop'; did you mean 'rope'"),
     ("{method: order, metric: test_mse, margin: 0.05, pairs: [[rope, lstm]]}",
@@ -309,7 +346,7 @@ def test_a_wrong_claim_is_one_line_that_names_file_and_claim(written, old, new, 
 
 
 @pytest.mark.parametrize("text, problem", [
-    (GOOD + "  Z01: {kind: order, says: y}", "line 10.*duplicate key"),
+    (GOOD + "  Z01: {kind: order, says: y}", "line 12.*duplicate key"),
     (GOOD.replace("title", "titel"), "unknown name 'titel'; did you mean 'title'"),
     (GOOD.replace("title: x\n", ""), "title: Field required"),
     ("title: x\nclaims: [1]", "claims: Input should be a valid dictionary"),
