@@ -97,8 +97,10 @@ def parameters(row: Verdict, arm: str, between: dict, within: float | None) -> N
     row.ci = {name: [count, count] for name, count in row.ours.items()}
     if between:
         holds = all(low <= row.ours[name] <= high for name, (low, high) in between.items())
-        row.reason = "; ".join(f"{name} is {row.ours[name]:,}, claimed {low:,} to {high:,}"
-                               for name, (low, high) in between.items())
+        bounds = {name: f"{low:,}" if low == high else f"{low:,} to {high:,}"
+                  for name, (low, high) in between.items()}
+        row.reason = "; ".join(f"{name} is {row.ours[name]:,}, claimed {claimed}"
+                               for name, claimed in bounds.items())
     elif within is not None:
         spread = max(row.ours.values()) / min(row.ours.values()) - 1
         holds = spread <= within

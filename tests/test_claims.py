@@ -233,6 +233,8 @@ def test_all_counts_of_one_arm_are_compared_to_the_unit():
 def test_counts_are_held_against_bounds():
     row = exact("ernie", {"method": "parameters", "arm": "lora", "between": {"percent": [0.5, 1.0]}})
     assert row.verdict == "reproduced" and row.ours == {"trainable": 601_359, "total": 76_028_943, "percent": 0.791}
+    row = exact("gpt2", {"method": "parameters", "arm": "full", "between": {"total": [124_734_720, 124_734_720]}})
+    assert row.verdict == "contradicted" and row.reason == "total is 124,439,808, claimed 124,734,720"
     row = exact("ernie", {"method": "parameters", "arm": "lora", "between": {"percent": [0.8, 1.0]}})
     assert row.verdict == "contradicted" and "percent is 0.791" in row.reason
 
@@ -412,7 +414,7 @@ def test_the_front_page_has_each_study_with_its_headline_and_its_verdicts(tmp_pa
     assert lines[:2] == ["| Study | Answer | Verdicts |", "|---|---|---|"] and len(lines) == 2 + len(study.names())
     assert lines[2] == ("| [Airline passengers](studies/airline) | Attention is ahead \\| here. Attention is ahead \\| here. "
                         "| 1 reproduced, 12 not run |")
-    assert lines[3].startswith("| [Tiny Shakespeare](studies/shakespeare) | Not built yet. |")
+    assert lines[3] == "| [Tiny Shakespeare](studies/shakespeare) | Not built yet. | 11 not run; post hoc 6 not run |"
 
 
 def test_the_page_of_verdicts_has_a_section_for_every_claim():
