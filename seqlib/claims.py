@@ -1,9 +1,10 @@
 """What a study's document claims, how each claim is tested, and the verdicts of the archive.
 
-`seqlib/studies/NAME/claims.yaml` holds a document and its claims by id, in our words; the models
-below are its grammar. Runs are chosen by `experiment` (of plan.yaml, one or several; at the head of
-the file, a test, a column or a repair: the inner one counts) and by `where` (settings, a value or a
-list each). What follows from the chosen figures is decided in `seqlib.rules`.
+`seqlib/studies/NAME/claims.yaml` holds a document, what stands behind it, and its claims by id, in
+our words, with who says each and where; the models below are its grammar. Runs are chosen by
+`experiment` (of plan.yaml, one or several; at the head of the file, a test, a column or a repair:
+the inner one counts) and by `where` (settings, a value or a list each). What follows from the
+chosen figures is decided in `seqlib.rules`.
 """
 
 import ast
@@ -27,6 +28,7 @@ METHODS = {"parameters": ("arm", "between"), "same size": ("within",), "values":
            "order": (*RUNS, "margin", "repairs", "requires")}
 REQUIRED = {"same size": ("within",), "order": ("margin", "pairs")}
 PUBLISHED = "as published"
+QUOTED = 15  # words of a document, at most
 NAME = re.compile(r"`([^`]+)`|\b([A-Za-z_]\w*)\b(?!\()")  # in an expression; no functions
 Pairs = list[tuple[str, str]]  # of names, [lower, higher]
 
@@ -133,16 +135,43 @@ class Test(Choice):
         return self
 
 
+class Source(Strict):
+    """Who says something: a document, or what stands behind it (a program, its report, notes)."""
+
+    title: str
+    holds: str
+    repository: str = ""
+    path: str = ""
+    commit: str = ""
+
+
 class Claim(Strict):
     """Kinds: exact, without tolerance; value, of one run; order, a ranking; gap, a difference with
     its size; mechanism, a reason, tested by an experiment of its own; pending, left empty by the
-    document. `figures` are the document's, `changes` says what would change the verdict."""
+    document. `source` names one of the sources and a line of it (`document 003, line 41`), further
+    ones after a semicolon; `quote` is the document's own words there, None where it does not say it
+    itself. `figures` are the source's, `changes` says what would change the verdict; `post_hoc`
+    claims were declared when the records had been seen."""
 
     kind: Literal["exact", "value", "order", "gap", "mechanism", "pending"]
     says: str
+    source: str
+    quote: str | None = None
     figures: dict[str, int | float] | None = None
     test: Test | None = None
     changes: str = ""
+    post_hoc: bool = False
+
+    @model_validator(mode="after")
+    def check_quote(self) -> "Claim":
+        words = len((self.quote or "").split())
+        if words > QUOTED:
+            raise ValueError(f"a quote of {words} words; at most {QUOTED} are quoted")
+        return self
+
+    def sources(self) -> list[str]:
+        """The names of its sources."""
+        return [part.split(",")[0].strip() for part in self.source.split(";")]
 
 
 class Document(Strict):
@@ -151,6 +180,7 @@ class Document(Strict):
     document: str = ""
     title: str
     flaws: str = ""
+    sources: dict[str, Source] = {}
     experiment: str | list[str] | None = None
     claims: dict[str, Any] = {}  # each is read as a Claim
 
@@ -167,6 +197,7 @@ def read(name: str) -> Document:
     for id_, given in document.claims.items():
         with _located(f"{path}, {id_}"):
             claim = document.claims[id_] = Claim.model_validate(given)
+            _known("source", claim.sources(), document.sources)
             if claim.test:
                 claim.test.experiment = claim.test.experiment or document.experiment
                 check(name, claim, runs)
@@ -296,18 +327,22 @@ def _study_verdicts(name: str, changed: tuple) -> tuple[Verdict, ...]:
 
 
 def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdict]:
-    """Evaluate claims on a frame of runs, and adjust their p-values by Holm."""
+    """Evaluate claims on a frame of runs, and adjust their p-values by Holm: those of post-hoc
+    claims apart from the others, which they leave as they are."""
     rows, found = [], []
     for id_, claim in claims.items():
         row = Verdict(id_, name, claim.kind, claim.says.strip(), seed_value=claim.figures,
-                      changes=claim.changes)
+                      changes=claim.changes, source=claim.source, quote=claim.quote,
+                      post_hoc=claim.post_hoc)
         with _located(f"{studies.folder(name) / 'claims.yaml'}, {id_}"):
             found.append(_evaluate(row, claim, runs))
         rows.append(row)
-    # fewer seeds cannot reach p < 0.05: nothing is tested there
-    tested = [one for ones in found for one in ones.values() if one.seeds >= stats.MINIMUM]
-    for one, p in zip(tested, stats.holm([one.p for one in tested])):
-        one.p_holm = p
+    for post_hoc in (False, True):
+        # fewer seeds cannot reach p < 0.05: nothing is tested there
+        tested = [one for row, ones in zip(rows, found) if row.post_hoc == post_hoc
+                  for one in ones.values() if one.seeds >= stats.MINIMUM]
+        for one, p in zip(tested, stats.holm([one.p for one in tested])):
+            one.p_holm = p
     for row, comparisons in zip(rows, found):
         if comparisons:
             rules.conclude(row, comparisons.pop(PUBLISHED), comparisons)
@@ -363,7 +398,8 @@ def _wide(columns: dict[str, Column | float | str],
 
 
 def _chosen(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
-    """A column's runs. Raises UsageError on a metric that none has, on several runs of a seed."""
+    """A column's runs. Raises UsageError on a metric that none of them has, and on several runs of
+    a seed."""
     rows = runs
     for field, values in column.choices().items():
         rows = rows[rows[field].isin(values)]

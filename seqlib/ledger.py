@@ -28,14 +28,22 @@ def _finite(value: Any) -> Any:
 
 
 def answer_table() -> str:
-    """The front page's table in Markdown: each study's answer, and its claims by verdict."""
+    """The front page's table in Markdown: each study's answer, and its claims by verdict, post-hoc
+    ones apart."""
     text = ["| Study | Answer | Verdicts |", "|---|---|---|"]
     for name in study.names():
-        found = [row.verdict for row in claims.study_verdicts(name)]
-        counts = ", ".join(f"{found.count(v)} {v}" for v in VERDICTS if v in found)
+        rows = claims.study_verdicts(name)
+        counts = _counts(row for row in rows if not row.post_hoc)
+        if later := _counts(row for row in rows if row.post_hoc):
+            counts += f"; post hoc {later}"
         title = claims.read(name).title
         text.append(f"| [{title}](studies/{name}) | {headline(name)} | {counts} |")
     return "\n".join(text) + "\n"
+
+
+def _counts(rows: Iterable[Verdict]) -> str:
+    found = [row.verdict for row in rows]
+    return ", ".join(f"{found.count(v)} {v}" for v in VERDICTS if v in found)
 
 
 def headline(name: str) -> str:

@@ -19,7 +19,8 @@ HOLDS = ("reproduced", "same direction")
 @dataclass
 class Verdict:
     """One row of the ledger. `ours` and `ci` have an entry for each arm or pair, `one_run` the
-    interval that a figure of one run is held against; `p_holm` is `p` adjusted within the study."""
+    interval that a figure of one run is held against; `p_holm` is `p` adjusted within the study,
+    over the claims declared before the records or over the `post_hoc` ones."""
 
     id: str
     study: str
@@ -38,6 +39,9 @@ class Verdict:
     repairs: dict = field(default_factory=dict)
     changes: str = ""
     older_code: int = 0
+    source: str = ""
+    quote: str | None = None
+    post_hoc: bool = False
 
 
 @dataclass(kw_only=True)
@@ -93,8 +97,10 @@ def parameters(row: Verdict, arm: str, between: dict, within: float | None) -> N
     row.ci = {name: [count, count] for name, count in row.ours.items()}
     if between:
         holds = all(low <= row.ours[name] <= high for name, (low, high) in between.items())
-        row.reason = "; ".join(f"{name} is {row.ours[name]:,}, claimed {low:,} to {high:,}"
-                               for name, (low, high) in between.items())
+        bounds = {name: f"{low:,}" if low == high else f"{low:,} to {high:,}"
+                  for name, (low, high) in between.items()}
+        row.reason = "; ".join(f"{name} is {row.ours[name]:,}, claimed {claimed}"
+                               for name, claimed in bounds.items())
     elif within is not None:
         spread = max(row.ours.values()) / min(row.ours.values()) - 1
         holds = spread <= within

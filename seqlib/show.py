@@ -207,10 +207,13 @@ def source(*things: Any) -> None:
 
 def verdicts(study: str) -> None:
     """A study's claims with their verdicts, a row each."""
-    columns = {"id": "claim", "verdict": "verdict", "seeds": "seeds", "p_holm": "p (Holm)",
-               "probability": "P(A better)", "says": "the document says", "reason": "why"}
-    table(api.verdicts(study)[list(columns)].rename(columns=columns),
-          "Verdicts on the document's claims", wide=("the document says", "why"), width="28%")
+    rows = api.verdicts(study)
+    rows["post_hoc"] = rows.post_hoc.map({True: "yes", False: ""})
+    columns = {"id": "claim", "verdict": "verdict", "post_hoc": "post hoc", "seeds": "seeds",
+               "p_holm": "p (Holm)",
+               "probability": "P(A better)", "says": "what is claimed", "reason": "why"}
+    table(rows[list(columns)].rename(columns=columns),
+          "Verdicts on the document's claims", wide=("what is claimed", "why"), width="28%")
 
 
 def said(study: str) -> dict[str, str]:
