@@ -43,8 +43,8 @@ def drop_mathjax(app, pagename, templatename, context, doctree):
     if app.env.get_domain("math").data["has_equations"].get(pagename):
         return
     scripts = context["script_files"]
-    scripts[:] = [script for script in scripts if "mathjax" not in str(script.filename or "").lower()
-                  and "window.MathJax" not in script.attributes.get("body", "")]
+    scripts[:] = [script for script in scripts
+                  if "mathjax" not in f"{script.filename} {script.attributes.get('body')}".lower()]
 
 
 class InRepository(SphinxRole):
