@@ -321,10 +321,16 @@ def _execute(page: Page, threads: int, timeout: float, running: Running,
 
 
 def as_page(notebook: NotebookNode) -> NotebookNode:
-    """An executed notebook as the book shows it: the values that papermill put in folded away, and
-    every figure a cell of its own, which the book numbers and gives its caption and anchor."""
+    """An executed notebook as the book shows it: the values that papermill put in folded away,
+    links to claims lead to their page, and every figure a cell of its own, which the book numbers
+    and gives its caption and anchor."""
     cells = []
     for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                data["text/html"] = data["text/html"].replace(
+                    f"{LEDGER}.ipynb#", f"../{LEDGER}.html#")
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.metadata.tags.append("hide-input")
         cells += _parted(cell) if cell.cell_type == "code" else [cell]

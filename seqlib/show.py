@@ -21,7 +21,8 @@ import matplotlib
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
+from IPython.utils.capture import capture_output
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -52,13 +53,22 @@ CLAIMS = {
 FIGURES = {
     "reproduced": "agrees with ours", "contradicted": "disagrees with ours",
     "same direction": "ranks the arms as ours does, at other values"}
-NUMBER = re.compile(r"[-+]?[0-9]")
+NUMBER = re.compile(r"\[?[-+]?[0-9]")
+INTERVAL = re.compile(r"(\S+) (?:(\[[^]]+\])|\(([^)]+ to [^)]+)\))")  # what `mean` writes
 BY_NUMBER = """function (shown, purpose) {
-    const number = parseFloat(String(shown).replaceAll(",", ""));
     if (purpose === "display" || purpose === "filter") return shown;
+    const number = parseFloat(String(shown).replaceAll(/[,[]/g, ""));
     return isNaN(number) ? -Infinity : number;
 }"""
+# What itables tells while its script does not run: that the notebook is not trusted, links to help.
+HINTS = re.compile(r"<noscript>.*?</noscript>|<sup>.*?</sup>|\(need <a.*?\?\)", re.DOTALL)
 _tables = {"ready": False}  # whether the page has the script by which its tables sort
+
+
+def begin() -> None:
+    """A notebook begins, perhaps not for the first time in this kernel: its first table brings the
+    script of all."""
+    _tables["ready"] = False
 
 
 def parameters(study: str, **values: Any) -> None:
@@ -70,7 +80,7 @@ def parameters(study: str, **values: Any) -> None:
 
     A list or a mapping that arrives as a text is read as YAML, and so is a number such as 1e-3:
     `papermill -p` and YAML 1.1 know no better."""
-    _tables["ready"] = False  # the notebook begins anew
+    begin()
     shell = get_ipython()
     fields = studies.get(study).spec.model_fields
     for name, value in values.items():
@@ -151,25 +161,54 @@ def svg(drawn: Figure) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[str, ...] = (),
-          width: str = "45%") -> None:
+          width: str = "45%", links: dict[str, str] | None = None) -> None:
     """A table that sorts on a click; floats with `digits` significant digits; columns `wide` take
-    `width` of the room each.
+    `width` of the room each; `links` gives columns an address, in which {} is the cell's text.
 
-    A column whose texts begin with a number, such as those of `mean`, sorts by it."""
+    What `mean` writes becomes two columns, of the values and of their intervals; a column whose
+    texts begin with a number sorts by it. Without scripts the table stands there unsorted."""
     if not _tables["ready"]:
-        itables.init_notebook_mode(all_interactive=False, connected=False)
+        with capture_output() as captured:
+            itables.init_notebook_mode(all_interactive=False, connected=False)
+        for output in captured.outputs:
+            display(HTML(HINTS.sub("", output.data["text/html"])))
         _tables["ready"] = True
-    shown = pd.DataFrame({name: [_cell(value, digits) for value in frame[name]] for name in frame})
+    columns = [column for name in frame for column in _columns(name, frame[name], digits)]
+    names = [name for name, *_ in columns]
+    shown = pd.DataFrame(dict(enumerate(map(html.escape, texts) for _, texts, _ in columns)))
+    for name, address in (links or {}).items():
+        column = shown[names.index(name)]
+        column[:] = [f'<a href="{address.format(text)}">{text}</a>' for text in column]
+    shown.columns = map(html.escape, names)
     wide = (wide,) if isinstance(wide, str) else wide
-    numeric = [i for i, name in enumerate(shown)
-               if all(NUMBER.match(text) for text in shown[name] if text)]
-    columns = [{"targets": list(shown).index(name), "width": width} for name in wide]
-    columns.append({"targets": numeric, "type": "num",
-                    "render": itables.JavascriptFunction(BY_NUMBER)})
+    settings = [{"targets": names.index(name), "width": width, "className": "wide"}
+                for name in wide]
+    settings.append({"targets": [i for i, (*_, number) in enumerate(columns) if number],
+                     "type": "num", "render": itables.JavascriptFunction(BY_NUMBER)})
     corners = dict.fromkeys(("topStart", "topEnd", "bottomStart", "bottomEnd"))
     corners["topEnd"] = "search" if len(frame) > 12 else None
-    itables.show(shown, caption=caption, paging=False, layout=corners, showIndex=False,
-                 classes="display compact", style="width:100%", columnDefs=columns)
+    text = itables.to_html_datatable(
+        shown, caption=caption, paging=False, layout=corners, showIndex=False, allow_html=True,
+        classes="display compact", style="width:100%", columnDefs=settings, connected=False,
+        text_in_header_can_be_selected=False, display_logo_when_loading=False)
+    display(HTML(HINTS.sub("", text)))
+
+
+def _columns(name: Any, values: pd.Series, digits: int) -> list[tuple[str, list[str], bool]]:
+    """A column as a table shows it, or two where it has intervals: name, texts, whether it sorts by
+    number. `MAE [95% interval]` names both."""
+    texts = [_cell(value, digits) for value in values]
+    parts = [INTERVAL.fullmatch(text) for text in texts]
+    if not any(parts):
+        number = any(isinstance(value, numbers.Real) and not isinstance(value, bool)
+                     for value in values)
+        return [(str(name), texts, number or all(map(NUMBER.match, filter(None, texts))))]
+    first, _, second = str(name).removesuffix("]").partition(" [")
+    spans = [part[2] or part[3] if part else "" for part in parts]
+    whole = [part[1] if part else text for part, text in zip(parts, texts)]
+    if not any(part and part[2] for part in parts):
+        second = "range"  # of fewer values than an interval needs
+    return [(first, whole, True), (second or "95% interval", spans, True)]
 
 
 def _cell(value: Any, digits: int) -> str:
@@ -206,14 +245,14 @@ def source(*things: Any) -> None:
 
 
 def verdicts(study: str) -> None:
-    """A study's claims with their verdicts, a row each."""
+    """A study's claims with their verdicts, a row each; their names lead to the claims' page."""
     rows = api.verdicts(study)
     rows["post_hoc"] = rows.post_hoc.map({True: "yes", False: ""})
-    columns = {"id": "claim", "verdict": "verdict", "post_hoc": "post hoc", "seeds": "seeds",
-               "p_holm": "p (Holm)",
-               "probability": "P(A better)", "says": "what is claimed", "reason": "why"}
-    table(rows[list(columns)].rename(columns=columns),
-          "Verdicts on the document's claims", wide=("what is claimed", "why"), width="28%")
+    columns = {"id": "claim", "verdict": "verdict", "says": "what is claimed", "seeds": "seeds",
+               "p_holm": "p (Holm)", "probability": "P(A better)", "post_hoc": "post hoc",
+               "reason": "why"}
+    table(rows[list(columns)].rename(columns=columns), "Verdicts on the document's claims",
+          wide=("what is claimed", "why"), width="28%", links={"claim": "claims.ipynb#{}"})
 
 
 def said(study: str) -> dict[str, str]:

@@ -23,6 +23,14 @@ def checkout(tmp_path):
     return Checkout(tmp_path / "checkout")
 
 
+@pytest.fixture(scope="session")
+def small_book(tmp_path_factory):
+    """A checkout with a small book, built."""
+    from tests import site
+
+    return site.make(tmp_path_factory.mktemp("small") / "book")
+
+
 class Checkout:
     """A copy of the project's notebooks and book in a folder of its own, and `seqlib` run there."""
 
@@ -31,8 +39,10 @@ class Checkout:
         generated = shutil.ignore_patterns("studies", "claims.ipynb", "answer.md", ".*.lock")
         shutil.copytree(ROOT / "book", root / "book", ignore=generated)
         shutil.copytree(ROOT / "notebooks", root / "notebooks")
-        for name in ("_config.yml", "_toc.yml"):
-            shutil.copy(ROOT / name, root)
+        claims = [path.relative_to(ROOT) for path in ROOT.glob("seqlib/studies/*/claims.yaml")]
+        for name in ("_config.yml", "_toc.yml", "README.md", "CITATION.cff", *claims):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, root / name)
         (root / "results").symlink_to(ROOT / "results")
 
     def environment(self, **more):

@@ -226,3 +226,10 @@ def test_a_cell_with_one_figure_stays_one_cell():
     cell = new_code_cell("draw()", outputs=figure_outputs("one"))
     [made] = pages.as_page(new_notebook(cells=[cell])).cells
     assert made.source == "draw()" and made.metadata.mystnb.figure.name == "one"
+
+
+def test_links_to_claims_lead_from_a_notebook_to_the_page_of_the_site():
+    link = '<a href="claims.ipynb#A04">A04</a>'
+    cell = new_code_cell("show.verdicts('airline')", outputs=[shown("text/html", link)])
+    [made] = pages.as_page(new_notebook(cells=[cell])).cells
+    assert made.outputs[0].data["text/html"] == '<a href="../claims.html#A04">A04</a>'

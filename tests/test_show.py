@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 
 import ipywidgets as widgets
+import itables
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,25 +93,62 @@ def test_a_figure_is_shown_once_with_caption_and_data(displayed):
     assert pd.read_csv(io.BytesIO(base64.b64decode(encoded))).equals(data)
 
 
-def test_a_table_rounds_and_sorts_by_number(monkeypatch):
-    import itables
+@pytest.fixture
+def tabled(monkeypatch):
+    """The frame and the settings that itables was given last."""
+    found = {"ready": 0}
 
-    shown = {}
-    monkeypatch.setattr(itables, "init_notebook_mode",
-                        lambda **more: shown.update(ready=shown.get("ready", 0) + 1))
-    monkeypatch.setattr(itables, "show", lambda frame, **more: shown.update(frame=frame, **more))
-    frame = pd.DataFrame({"arm": ["a", "b"], "mean": ["9.1 [8.0, 9.5]", ""], "n": [1500, 2],
-                          "x": [12345.678, np.nan], "y": [1e-5, 0.12345], "ok": [True, None]},
+    def ready(**more):
+        found["ready"] += 1
+
+    monkeypatch.setattr(itables, "init_notebook_mode", ready)
+    monkeypatch.setattr(itables, "to_html_datatable",
+                        lambda frame, **more: found.update(frame=frame, **more) or "<table>")
+    return found
+
+
+def test_a_table_rounds_and_sorts_by_number_on_a_click_anywhere_on_a_heading(tabled, displayed):
+    frame = pd.DataFrame({"arm": ["a", "<b>"], "n": [1500, 2], "x": [12345.678, np.nan],
+                          "y": [1e-5, 0.12345], "ok": [True, None], "rank": [16, "full"]},
                          index=[5, 7])
     show.parameters("airline")
     show.table(frame, "Caption")
     show.table(frame, "Caption")
-    assert shown["ready"] == 1, "the script is a megabyte: once a page"
-    first = ["a", "9.1 [8.0, 9.5]", "1,500", "12,346", "1e-05", "True"]
-    assert shown["frame"].iloc[0].tolist() == first
-    assert shown["frame"].iloc[1].tolist() == ["b", "", "2", "", "0.123", ""]
-    [numeric] = [column for column in shown["columnDefs"] if "render" in column]
-    assert numeric["targets"] == [1, 2, 3, 4] and numeric["type"] == "num"
+    assert tabled["ready"] == 1, "the script is a megabyte: once a page"
+    rows = tabled["frame"].values.tolist()
+    assert rows == [["a", "1,500", "12,346", "1e-05", "True", "16"],
+                    ["&lt;b&gt;", "2", "", "0.123", "", "full"]]
+    [numeric] = [column for column in tabled["columnDefs"] if "render" in column]
+    assert numeric["targets"] == [1, 2, 3, 5] and numeric["type"] == "num"
+    assert tabled["text_in_header_can_be_selected"] is False
+
+
+def test_intervals_of_a_table_have_a_column_of_their_own(tabled, displayed):
+    show.table(pd.DataFrame({
+        "arm": ["a", "b"], "MAE [95% interval]": ["1,009.1 [998.0, 1,010.5]", ""],
+        "F1 [items]": ["0.5 [-0.4, 0.6]", "0.4"], "loss": ["9.1 (8.0 to 9.5)", "3.2"]}), "Caption")
+    frame = tabled["frame"]
+    assert list(frame) == ["arm", "MAE", "95% interval", "F1", "items", "loss", "range"]
+    assert frame.values.tolist() == [
+        ["a", "1,009.1", "[998.0, 1,010.5]", "0.5", "[-0.4, 0.6]", "9.1", "8.0 to 9.5"],
+        ["b", "", "", "0.4", "", "3.2", ""]]
+    assert tabled["columnDefs"][-1]["targets"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_column_of_a_table_may_link(tabled, displayed):
+    frame = pd.DataFrame({"claim": ["A04"], "says": ["x"]})
+    show.table(frame, "Caption", links={"claim": "claims.ipynb#{}"})
+    assert tabled["frame"].iloc[0].tolist() == ['<a href="claims.ipynb#A04">A04</a>', "x"]
+
+
+def test_a_table_without_scripts_is_the_plain_one_and_begins_anew_in_each_notebook(displayed):
+    show.begin()
+    show.table(pd.DataFrame({"arm": ["a"], "x": [1.5]}), "Caption")
+    text = displayed[-1][0].data
+    assert "<noscript" not in text and "itables.org" not in text and "<td" in text
+    assert show._tables["ready"]
+    show.begin()
+    assert not show._tables["ready"]
 
 
 def test_a_mean_has_its_interval_and_few_values_their_range():
