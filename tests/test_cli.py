@@ -93,7 +93,8 @@ def test_params_json(capsys):
 
 def test_claims_json_has_every_claim_and_its_figures(capsys):
     rows = json.loads(call("claims", "--json", capsys=capsys)[1])
-    names = {"id", "study", "verdict", "seeds", "ours", "ci", "seed_value", "source", "quote", "post_hoc"}
+    names = {"id", "study", "verdict", "seeds", "ours", "ci", "seed_value", "source", "quote",
+             "post_hoc"}
     assert len(rows) == 74 and all(names <= set(row) for row in rows)
     ernie = {row["id"] for row in rows if row["study"] == "ernie"}
     assert ernie == {"E01", "E02", "E03", "E04", "E05", "E06", "E07"}

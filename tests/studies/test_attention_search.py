@@ -324,9 +324,9 @@ def test_a_loss_that_is_not_finite_names_the_learning_rate(little, monkeypatch):
 def test_the_plan_holds_every_comparison_that_the_claims_make():
     store, known = Store.archive(), set()
     rng = np.random.default_rng(0)
-    for experiment in plan.experiments("attention_search"):
+    for experiment in plan.of_archive("attention_search"):
         for spec in plan.specs("attention_search", experiment):
-            if experiment not in plan.of_archive("attention_search") or spec.seed > 1 or spec.key in known:
+            if spec.seed > 1 or spec.key in known:
                 continue
             known.add(spec.key)
             names = ["val_loss_nats", "val_accuracy"]
