@@ -158,7 +158,7 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
                       verdict="no pairs")
     difference = (pairs.a - pairs.b).to_numpy()
     mean, p = float(difference.mean()), stats.sign_flip_p(difference)
-    low, high = stats.bca_interval(difference)
+    low, high = stats.mean_interval(difference)
     if len(pairs) < stats.MINIMUM:
         verdict = "too few seeds"
     elif p >= 0.05:
@@ -207,7 +207,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     values = np.asarray(values, float)
     if not len(values):
         return float("nan"), float("nan")
-    low, high = stats.bca_interval(values)
+    low, high = stats.mean_interval(values)
     return (float(values.mean()), float(values.mean())) if np.isnan(low) else (low, high)
 
 

@@ -45,6 +45,8 @@ plt.ioff()  # a figure is shown by `figure`, once
 CLAIMS = {
     "reproduced": "holds here as well",
     "same direction": "holds here, with an effect of another size",
+    "direction holds on a stand-in": "holds in its direction, on the stand-in that we have",
+    "direction fails on a stand-in": "is contradicted on the stand-in that we have",
     "equivalent": "makes no difference here beyond the margin fixed beforehand",
     "contradicted": "is contradicted here", "inconclusive": "is left open by our runs",
     "confounded": "holds as published and no longer once a flaw is mended",
@@ -233,7 +235,7 @@ def mean(values: pd.Series, digits: int = 1) -> str:
         return text
     if len(values) < stats.MINIMUM:
         return f"{text} ({values.min():,.{digits}f} to {values.max():,.{digits}f})"
-    low, high = stats.bca_interval(values)
+    low, high = stats.mean_interval(values)
     return f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 
