@@ -108,8 +108,7 @@ class Test(Choice):
     values: figures of one run against ours. `pairs` are the rankings that count (default: all),
     `needs` the settings without which they are not comparable.
     order: the first of each pair is lower; `margin` is the relative difference below which both
-    are equivalent.
-    """
+    are equivalent."""
 
     method: Literal[tuple(METHODS)]
     arm: str = ""

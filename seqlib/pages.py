@@ -23,7 +23,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +109,8 @@ def own_values(notebook: Path) -> dict[str, Any]:
     import papermill  # takes a second to import
 
     def value(text: str) -> Any:
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):  # computed
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError):  # computed
-            return None
 
     found = papermill.inspect_notebook(str(notebook))
     return {name: value(parameter["default"]) for name, parameter in found.items()}
@@ -205,8 +202,7 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     verdicts if it is stale, and write the front page's table.
 
     Returns what was executed. Raises SeqlibError that names every page that failed, after all have
-    been tried.
-    """
+    been tried."""
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
     of_book = not any(page.folder for page in pages)
@@ -247,8 +243,7 @@ def signals_unwind() -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        names = filter(partial(hasattr, signal), ("SIGTERM", "SIGHUP"))  # Windows has one alone
-        for number in (getattr(signal, name) for name in names):
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                 before[number] = signal.signal(number, leave)
     try:
@@ -262,10 +257,8 @@ def execute(page: Page, threads: int, timeout: float, running: Running) -> None:
     """Run one notebook in a process of its own; move it into place when every cell has succeeded.
     Two runs never work on one page of the book at once."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
-    if page.folder:
-        _execute(page, threads, timeout, running)
-        return
-    with FileLock(page.output.with_name(f".{page.name}.lock")):
+    lock = FileLock(page.output.with_name(f".{page.name}.lock"))
+    with contextlib.nullcontext() if page.folder else lock:
         if not page.fresh():  # another run may have made it meanwhile
             _execute(page, threads, timeout, running)
 
@@ -277,9 +270,8 @@ def _execute(page: Page, threads: int, timeout: float, running: Running) -> None
     work, errors = folder / f"{page.name}.ipynb", folder / "errors.txt"
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1",
-                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONSTARTUP": "",
-                   "IPYTHONDIR": str(folder / "ipython"),  # without what the user has at start-up
-                   **dict.fromkeys(limits, str(threads))}
+                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", **dict.fromkeys(limits, str(threads)),
+                   "PYTHONSTARTUP": "", "IPYTHONDIR": str(folder / "ipython")}  # none of the user's
     given = {"input_path": str(page.notebook), "output_path": str(work),
              "parameters": page.values, "cwd": str(ROOT)}
     command = [sys.executable, "-c", PAPERMILL, json.dumps(given)]

@@ -64,8 +64,7 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
 
     Locks are one a spec: two sweeps on one store share the work, and a run that another process
     holds is waited for, not done twice. Killing a sweep loses the runs in flight at most. Raises
-    SeqlibError when a worker dies.
-    """
+    SeqlibError when a worker dies."""
     if not specs:
         return []
     study = studies.get(specs[0].study)
@@ -156,5 +155,4 @@ def _result(future: Future, specs: list[Spec]) -> list[Record]:
     except BrokenProcessPool as error:
         run = f"{specs[0].study}/{specs[0].arm}"
         raise SeqlibError(f"a worker process died while training {run} (killed, or out of memory); "
-                          "finished records are kept: run the same command again to resume"
-                          ) from error
+                          "finished records are kept: run the command again to resume") from error
