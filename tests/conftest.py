@@ -1,5 +1,4 @@
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -56,6 +55,8 @@ class Checkout:
         def prepare():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in a shell's background
             if limit:
+                import resource  # not on Windows
+
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
         return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], preexec_fn=prepare,
