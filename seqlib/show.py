@@ -179,9 +179,9 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[
     names = [name for name, *_ in columns]
     shown = pd.DataFrame(dict(enumerate(map(html.escape, texts) for _, texts, _ in columns)))
     for name, address in (links or {}).items():
-        column = shown[names.index(name)]
-        column[:] = [f'<a href="{address.format(text)}">{text}</a>' for text in column]
-    shown.columns = map(html.escape, names)
+        at = names.index(name)
+        shown[at] = [f'<a href="{address.format(text)}">{text}</a>' for text in shown[at]]
+    shown.columns = [html.escape(name) for name in names]
     wide = (wide,) if isinstance(wide, str) else wide
     settings = [{"targets": names.index(name), "width": width, "className": "wide"}
                 for name in wide]
