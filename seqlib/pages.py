@@ -399,7 +399,8 @@ def _cells_done(work: Path) -> int:
         cells = json.loads(work.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):  # not there yet, or being written
         return 0
-    found = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"]
+    found = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"
+             and "injected-parameters" not in cell["metadata"].get("tags", [])]
     return sum(marks.get("status") == "completed" for marks in found)
 
 
