@@ -162,7 +162,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise UsageError(f"--set wants NAME=VALUE, got {text!r}; for example --set seeds=3")
     found = yamls.value(value, f"--set {name}")
-    if isinstance(found, str) and (name.endswith("_path") or os.sep in found):
+    if isinstance(found, str) and found and (name.endswith("_path") or os.sep in found):
         path = Path(found).expanduser()  # of where the command runs; a kernel has another folder
         found = str(path.absolute()) if path.exists() else found
     return name, found

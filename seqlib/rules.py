@@ -185,14 +185,12 @@ def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Compa
         probability=min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
         ratios=pd.DataFrame({i: np.log((wide[a] / wide[b]).where(lambda ratio: ratio > 0))
                              for i, (a, b) in enumerate(pairs)}),
-        matches_size=row.kind != "gap" or all(ci[k][0] <= claimed[k] <= ci[k][1]
-                                              for k in claimed if k in ci))
+        matches_size=row.kind != "gap" or all(ci[k][0] <= claimed[k] <= ci[k][1] for k in claimed))
 
 
 def _intervals(values: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """The 95% interval of each mean; none of fewer seeds than an interval needs."""
-    return {name: list(stats.mean_interval(v)) for name, v in values.items()
-            if len(v) >= stats.MINIMUM}
+    """The 95% interval of each mean, NaN of fewer seeds than an interval needs."""
+    return {name: list(stats.mean_interval(v)) for name, v in values.items()}
 
 
 def weakens(published: Comparison, repair: Comparison) -> str:

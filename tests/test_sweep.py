@@ -209,7 +209,7 @@ def test_a_full_disk_ends_a_sweep_with_one_line_and_loses_no_record(checkout):
     assert "cannot write" in lines[0] and "free space" in lines[0]
     assert {path: path.read_bytes() for path in checkout.records()} == before
     code, out, _ = checkout.seqlib(*arguments)
-    assert code == 0 and "4 of them new" in out
+    assert code == 0 and "6 of them new" in out
 
 
 def test_two_sweeps_at_once_share_the_work(checkout):

@@ -234,7 +234,7 @@ def test_an_unknown_arm_is_refused_everywhere():
                  lambda: classifier.counts("dora"), lambda: STUDY.count("dora")):
         with pytest.raises(KeyError, match="dora"):
             call()
-    with pytest.raises(ValidationError, match="arm"):
+    with pytest.raises(UsageError, match="unknown arm 'dora'"):
         ErnieSpec(arm="dora")
     with pytest.raises(UsageError, match="unknown arm|arm:"):
         plan.overridden("ernie", "live", {"arm": "dora"})
@@ -813,7 +813,8 @@ def test_the_claims_are_decided_by_the_archive():
     rows = judged(runs)
     assert rows["E01"].verdict == rows["E02"].verdict == "not comparable"
     assert "empty" in rows["E01"].reason and rows["E03"].verdict == "reproduced"
-    assert {rows[name].verdict for name in ("E04", "E05", "E06")} == {"reproduced"}
+    assert rows["E04"].verdict == rows["E05"].verdict == "direction holds on a stand-in"
+    assert rows["E06"].verdict == "reproduced"  # the published architecture itself
     assert rows["E04"].seeds == 8 and len(rows["E04"].repairs) == 2
     assert {repair["verdict"] for repair in rows["E04"].repairs.values()} == {"reproduced"}
     few = judged(runs[runs.seed < 5])["E04"]
