@@ -15,9 +15,11 @@ from seqlib import study as studies
 from seqlib.claims import Claim, Strict, Test
 from seqlib.errors import nearest
 from seqlib.record import digest
+from seqlib.rules import Verdict
 
 FILE = "deviations.yaml"
-COLUMNS = ["claim", "study", "date", "commit", "what", "why", "seen", "before", "now"]
+COLUMNS = ["claim", "study", "date", "commit", "what", "why", "seen", "before", "now",
+           "repairs"]
 
 
 class Declared(Strict):
@@ -103,25 +105,33 @@ def differing(name: str) -> list[str]:
 
 def rows(names: Iterable[str] | None = None) -> pd.DataFrame:
     """Every change in some studies (all if None), a row each. `before` is today's verdict on the
-    earlier test, with the other claims as they are; it is empty where the log has none."""
+    earlier test, with the other claims as they are; it is empty where the log has none. `repairs`
+    names those that have another verdict now."""
     found = []
     for name in studies.names() if names is None else names:
         log, known = read(name), claims.read(name).claims
-        now = {row.id: row.verdict for row in claims.ledger([name])}
+        now = {row.id: row for row in claims.ledger([name])}
         runs = frames.frame(name, frames.archived(name), plan.archived(name))
         for id_, change in ((id_, c) for id_, entry in log.claims.items() for c in entry.changes):
-            row = {"claim": id_, "study": name, **dict(change), "now": now[id_]}
+            row = {"claim": id_, "study": name, **dict(change), "now": now[id_].verdict}
             if change.test_before:
                 family = {other: claim for other, claim in known.items()  # of Holm's adjustment
                           if claim.post_hoc == known[id_].post_hoc
                           and claim.test and claim.test.method == "order"}
                 family[id_] = known[id_].model_copy(update={"test": change.test_before})
-                verdicts = {one.id: one.verdict for one in claims.judge(name, family, runs)}
-                row["before"] = verdicts[id_]
+                before = {one.id: one for one in claims.judge(name, family, runs)}[id_]
+                row |= {"before": before.verdict, "repairs": _turned(before, now[id_])}
             found.append(row)
         found += [{"claim": ", ".join(change.claims), "study": name, **dict(change)}
                   for change in log.plan]
     return pd.DataFrame(found, columns=COLUMNS).fillna("")
+
+
+def _turned(before: Verdict, now: Verdict) -> str:
+    """Repairs that have another verdict now, or that only one of both has."""
+    pairs = {name: [one.repairs.get(name, {}).get("verdict", "none") for one in (before, now)]
+             for name in {**before.repairs, **now.repairs}}
+    return "; ".join(f"{name}: {a}, now {b}" for name, (a, b) in pairs.items() if a != b)
 
 
 if __name__ == "__main__":

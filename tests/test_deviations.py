@@ -92,7 +92,8 @@ def test_a_study_without_a_log_has_no_rows(written):
 def test_a_row_has_the_verdicts_before_and_now(written, monkeypatch):
     written(LOG)
     monkeypatch.setattr(claims, "ledger", lambda names: [
-        claims.Verdict(id_, "airline", "order", "x", "equivalent")
+        claims.Verdict(id_, "airline", "order", "x", "equivalent",
+                       repairs={"mended": {"verdict": "reproduced"}})
         for id_ in claims.read("airline").claims])
     monkeypatch.setattr(claims, "judge", lambda name, given, runs: [
         claims.Verdict(id_, name, "order", "x", str(claim.test.pairs))
@@ -100,6 +101,7 @@ def test_a_row_has_the_verdicts_before_and_now(written, monkeypatch):
     rows = deviations.rows(["airline"])
     assert list(rows.claim) == ["A04", "A05"] and list(rows.now) == ["equivalent", ""]
     assert list(rows.before) == ["[('rope', 'lstm')]", ""]
+    assert list(rows.repairs) == ["mended: none, now reproduced", ""]
 
 
 def git(*command):
