@@ -1,9 +1,5 @@
-"""The researcher's functions: archived and live runs as tidy frames, trainings, paired comparisons
-and verdicts.
-
-They stand at the top of the package: `seqlib.load`, `seqlib.curves`, `seqlib.train`,
-`seqlib.compare`, `seqlib.verdicts`, and `seqlib.interval` and `seqlib.build`.
-"""
+"""The researcher's functions, which stand at the top of the package (`seqlib.load` and so on):
+archived and live runs as tidy frames, trainings, paired comparisons and verdicts."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -153,12 +149,11 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
     except ValueError:  # a text
         raise nearest("metric", metric, numbers) from None
     if pairs.empty:
-        nan = float("nan")
-        return Effect(a, b, metric, mean=nan, low=nan, high=nan, p=nan, n=0, better=nan,
-                      verdict="no pairs")
+        unknown = dict.fromkeys(("mean", "low", "high", "p", "better"), float("nan"))
+        return Effect(a, b, metric, n=0, verdict="no pairs", **unknown)
     difference = (pairs.a - pairs.b).to_numpy()
     mean, p = float(difference.mean()), stats.sign_flip_p(difference)
-    low, high = stats.bca_interval(difference)
+    low, high = stats.mean_interval(difference)
     if len(pairs) < stats.MINIMUM:
         verdict = "too few seeds"
     elif p >= 0.05:
@@ -207,7 +202,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     values = np.asarray(values, float)
     if not len(values):
         return float("nan"), float("nan")
-    low, high = stats.bca_interval(values)
+    low, high = stats.mean_interval(values)
     return (float(values.mean()), float(values.mean())) if np.isnan(low) else (low, high)
 
 

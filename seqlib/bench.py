@@ -6,6 +6,7 @@ import pkgutil
 import statistics
 import tempfile
 import time
+import timeit
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,12 +36,8 @@ class Case:
 def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
     """Rate of a square float32 product on all threads, GFLOP/s."""
     a, b = torch.randn(size, size), torch.randn(size, size)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(times) / 1e9
+    seconds = statistics.median(timeit.repeat(lambda: a @ b, number=1, repeat=repeats))
+    return 2 * size**3 / seconds / 1e9
 
 
 def measure(case: Case) -> dict:

@@ -12,6 +12,7 @@ import functools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, Literal, get_args, get_origin
 
 import pandas as pd
@@ -25,7 +26,7 @@ from seqlib.store import Store
 
 RUNS = ("experiment", "where", "metric", "columns", "pairs")
 METHODS = {"parameters": ("arm", "between"), "same size": ("within",), "values": (*RUNS, "needs"),
-           "order": (*RUNS, "margin", "repairs", "requires")}
+           "order": (*RUNS, "margin", "repairs", "requires", "needs", "entails")}
 REQUIRED = {"same size": ("within",), "order": ("margin", "pairs")}
 PUBLISHED = "as published"
 QUOTED = 15  # words of a document, at most
@@ -110,7 +111,7 @@ class Test(Choice):
     values: figures of one run against ours. `pairs` are the rankings that count (default: all),
     `needs` the settings without which they are not comparable.
     order: the first of each pair is lower; `margin` is the relative difference below which both
-    are equivalent.
+    are equivalent. Where a claim that this one `entails` is contradicted, so is this one.
     """
 
     method: Literal[tuple(METHODS)]
@@ -124,6 +125,7 @@ class Test(Choice):
     margin: float | None = Field(None, ge=0)
     repairs: dict[str, Repair] = {}
     requires: Requires | None = None
+    entails: list[str] = []
 
     @model_validator(mode="after")
     def check_fields(self) -> "Test":
@@ -327,8 +329,8 @@ def _study_verdicts(name: str, changed: tuple) -> tuple[Verdict, ...]:
 
 
 def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdict]:
-    """Evaluate claims on a frame of runs, and adjust their p-values by Holm: those of post-hoc
-    claims apart from the others, which they leave as they are."""
+    """Evaluate claims on a frame of runs, and adjust their p-values by Holm: claims, their repairs,
+    and those of post-hoc claims are families of their own."""
     rows, found = [], []
     for id_, claim in claims.items():
         row = Verdict(id_, name, claim.kind, claim.says.strip(), seed_value=claim.figures,
@@ -337,15 +339,24 @@ def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdi
         with located(f"{studies.folder(name) / 'claims.yaml'}, {id_}"):
             found.append(_evaluate(row, claim, runs))
         rows.append(row)
-    for post_hoc in (False, True):
+    for post_hoc, repair in product((False, True), repeat=2):
         # fewer seeds cannot reach p < 0.05: nothing is tested there
         tested = [one for row, ones in zip(rows, found) if row.post_hoc == post_hoc
-                  for one in ones.values() if one.seeds >= stats.MINIMUM]
+                  for name, one in ones.items()
+                  if (name != PUBLISHED) == repair and one.seeds >= stats.MINIMUM]
         for one, p in zip(tested, stats.holm([one.p for one in tested])):
             one.p_holm = p
     for row, comparisons in zip(rows, found):
         if comparisons:
             rules.conclude(row, comparisons.pop(PUBLISHED), comparisons)
+    by_id = {row.id: row for row in rows}
+    for id_, claim in claims.items():
+        for part in claim.test.entails if claim.test else ():
+            if by_id[part].verdict == "contradicted" != by_id[id_].verdict:
+                by_id[id_].verdict = "contradicted"
+                by_id[id_].reason = f"it entails {part}, which is contradicted"
+    for row in rows:
+        rules.on_stand_ins(row)
     return rows
 
 
@@ -366,9 +377,11 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
         row.reason = f"the archive lacks runs of {', '.join(lacking)}"
         return {}
     row.older_code = int((~used.current.astype(bool)).sum())
+    row.stand_ins = [f"{name} {value}" for name, wanted in test.needs.items()
+                     for value in sorted(set(used[name]) - {wanted})]
     if test.method == "values":
         rules.values(row, wide[needed], test.pairs)
-        rules.comparable(row, test.needs, used)
+        rules.comparable(row)
         return {}
     published = rules.order(row, test.pairs, wide, test.margin)
     if test.requires and not all(rules.below(wide[[*pair]]) for pair in test.requires.pairs):

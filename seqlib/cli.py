@@ -278,8 +278,7 @@ def status(as_json):
             rows.append({"study": name, "store": label, "records": len(records),
                          "missing": len(planned.keys() - keys) if archive else "",
                          "underway": len(underway.keys() - keys) if archive else "",
-                         "unplanned": len(keys - planned.keys() - underway.keys())
-                         if archive else "",
+                         "unplanned": len(keys - {*planned, *underway}) if archive else "",
                          "older_code": sum(not kind.current(record) for record in records),
                          "damaged": len(list((store.root / name).glob("*.damaged"))),
                          "path": str(store.root / name)})

@@ -159,9 +159,8 @@ def descriptions() -> Located:
     """English prose on data sets, which no book of the studies has, out of scikit-learn."""
     path = cache() / DESCRIPTIONS / "text.txt"
     if not path.exists():
-        found = [file for file in (files("sklearn.datasets") / "descr").iterdir()
-                 if file.name.endswith(".rst")]
-        found.sort(key=lambda file: file.name)
+        every = (files("sklearn.datasets") / "descr").iterdir()
+        found = sorted((f for f in every if f.name.endswith(".rst")), key=lambda f: f.name)
         text = "\n".join(file.read_text(encoding="utf-8") for file in found)
         write_atomically(path, text.encode())
     return checked(path, DESCRIPTIONS_SHA256, DESCRIPTIONS, source="scikit-learn", remedy=PINNED)

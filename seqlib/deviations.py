@@ -118,7 +118,9 @@ def rows(names: Iterable[str] | None = None) -> pd.DataFrame:
                 family = {other: claim for other, claim in known.items()  # of Holm's adjustment
                           if claim.post_hoc == known[id_].post_hoc
                           and claim.test and claim.test.method == "order"}
-                family[id_] = known[id_].model_copy(update={"test": change.test_before})
+                needs = {"needs": known[id_].test.needs}  # the rule on stand-ins is today's
+                test = change.test_before.model_copy(update=needs)
+                family[id_] = known[id_].model_copy(update={"test": test})
                 before = {one.id: one for one in claims.judge(name, family, runs)}[id_]
                 row |= {"before": before.verdict, "repairs": _turned(before, now[id_])}
             found.append(row)

@@ -24,7 +24,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +110,8 @@ def own_values(notebook: Path) -> dict[str, Any]:
     import papermill  # takes a second to import
 
     def value(text: str) -> Any:
-        try:
+        with contextlib.suppress(ValueError, SyntaxError):  # computed
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError):  # computed
-            return None
 
     found = papermill.inspect_notebook(str(notebook))
     return {name: value(parameter["default"]) for name, parameter in found.items()}
@@ -202,8 +199,7 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     verdicts if it is stale, and write the front page's table.
 
     Returns what was executed. Raises SeqlibError that names every page that failed, after all have
-    been tried.
-    """
+    been tried."""
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
     of_book, finished = not any(page.folder for page in pages), {}
@@ -250,8 +246,7 @@ def signals_unwind() -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        names = filter(partial(hasattr, signal), ("SIGTERM", "SIGHUP"))  # Windows has one alone
-        for number in (getattr(signal, name) for name in names):
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
             if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
                 before[number] = signal.signal(number, leave)
     try:
@@ -266,10 +261,8 @@ def execute(page: Page, threads: int, timeout: float, running: Running,
     """Run one notebook in a process of its own; move it into place when every cell has succeeded.
     Two runs never work on one page of the book at once. `show` is told the cells that are done."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
-    if page.folder:
-        _execute(page, threads, timeout, running, show)
-        return
-    with FileLock(page.output.with_name(f".{page.name}.lock")):
+    lock = FileLock(page.output.with_name(f".{page.name}.lock"))
+    with contextlib.nullcontext() if page.folder else lock:
         if not page.fresh():  # another run may have made it meanwhile
             _execute(page, threads, timeout, running, show)
 
@@ -282,9 +275,8 @@ def _execute(page: Page, threads: int, timeout: float, running: Running,
     work, errors = folder / f"{page.name}.ipynb", folder / "errors.txt"
     limits = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1",
-                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", "PYTHONSTARTUP": "",
-                   "IPYTHONDIR": str(folder / "ipython"),  # without what the user has at start-up
-                   **dict.fromkeys(limits, str(threads))}
+                   "PYDEVD_DISABLE_FILE_VALIDATION": "1", **dict.fromkeys(limits, str(threads)),
+                   "PYTHONSTARTUP": "", "IPYTHONDIR": str(folder / "ipython")}  # none of the user's
     given = {"input_path": str(page.notebook), "output_path": str(work),
              "parameters": page.values, "cwd": str(ROOT)}
     command = [sys.executable, "-c", PAPERMILL, json.dumps(given)]
@@ -407,7 +399,8 @@ def _cells_done(work: Path) -> int:
         cells = json.loads(work.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):  # not there yet, or being written
         return 0
-    found = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"]
+    found = [cell["metadata"].get("papermill", {}) for cell in cells if cell["cell_type"] == "code"
+             and "injected-parameters" not in cell["metadata"].get("tags", [])]
     return sum(marks.get("status") == "completed" for marks in found)
 
 

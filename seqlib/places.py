@@ -17,9 +17,8 @@ ROOT = named("SEQLIB_ROOT", Path(__file__).resolve().parents[1])
 
 
 def settle() -> None:
-    """Make what the environment names absolute, so that a process that starts in another folder
-    takes the same, and see that HOME can be written: numba, Paddle and matplotlib keep files there,
-    the first two from their import on."""
+    """Make what the environment names absolute, for processes that start in another folder, and
+    see that HOME can be written: numba and Paddle need that for their import."""
     for name in filter(os.environ.get, NAMED):
         os.environ[name] = str(named(name, ""))
     if os.access(os.path.expanduser("~"), os.W_OK):

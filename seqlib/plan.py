@@ -90,9 +90,10 @@ def overridden(name: str, experiment: str, settings: Mapping[str, Any],
         if arms is not None:
             named = grid["arm"] if isinstance(grid.get("arm"), list) else [grid.get("arm")]
             grid["arm"] = [arm for arm in named if arm in arms]
+            if not grid["arm"]:
+                continue
         try:
-            if grid.get("arm") != []:
-                found |= {spec.key: spec for spec in expand(kind, grid)}
+            found |= {spec.key: spec for spec in expand(kind, grid)}
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
     return list(found.values())

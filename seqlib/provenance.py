@@ -1,5 +1,6 @@
 """Where a record comes from: code, versions, machine."""
 
+import contextlib
 import functools
 import os
 import platform
@@ -61,10 +62,8 @@ def peak_rss_mb() -> float:
 
 def reset_peak_rss() -> None:
     """Count the peak from here on, where the system can (Linux)."""
-    try:
+    with contextlib.suppress(OSError):  # then it is the peak since the process began
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # then it is the peak since the process began
 
 
 def provenance(code_hash: str, **more) -> dict:

@@ -4,23 +4,28 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from seqlib import stats, study
 
-VERDICTS = ("reproduced", "same direction", "equivalent", "contradicted", "inconclusive",
-            "confounded", "not comparable", "not run")
+VERDICTS = ("reproduced", "same direction", "direction holds on a stand-in", "equivalent",
+            "contradicted", "direction fails on a stand-in", "inconclusive", "confounded",
+            "not comparable", "not run")
 HOLDS = ("reproduced", "same direction")
+ON_A_STAND_IN = {"reproduced": "direction holds on a stand-in",
+                 "same direction": "direction holds on a stand-in",
+                 "contradicted": "direction fails on a stand-in"}
 
 
 @dataclass
 class Verdict:
     """One row of the ledger. `ours` and `ci` have an entry for each arm or pair, `one_run` the
     interval that a figure of one run is held against; `p_holm` is `p` adjusted within the study,
-    over the claims declared before the records or over the `post_hoc` ones."""
+    over the claims declared before the records or over the `post_hoc` ones; `detectable` is the
+    smallest difference of a pair that its runs would have shown in four cases of five, `stand_ins`
+    what they have in place of settings that the claim needs."""
 
     id: str
     study: str
@@ -42,6 +47,8 @@ class Verdict:
     source: str = ""
     quote: str | None = None
     post_hoc: bool = False
+    detectable: dict = field(default_factory=dict)
+    stand_ins: list = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -58,6 +65,7 @@ class Comparison:
     probability: float
     ratios: pd.DataFrame  # log of the pair's ratio, a column a pair, a row a seed
     matches_size: bool
+    detectable: dict
     p_holm: float = 1.0
 
     def verdict(self) -> str:
@@ -116,11 +124,13 @@ def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     """A figure of one run is reproduced when it could be one of ours: it lies in the 95% prediction
     interval for one further run (simultaneous over the claim's arms). The interval of the mean is
     reported beside it. Figures outside count as `same direction` where they rank as ours do;
-    `ranks` are the pairs that count (default: all)."""
+    `ranks` are the pairs that count (default: all). Two figures are ranked the other way where ours
+    differ with p < 0.05 (max-T over pairs) and no single pair of our runs would differ as they
+    do."""
     wide, figures = wide.dropna(), row.seed_value
     row.seeds = len(wide)
     row.ours = {arm: float(wide[arm].mean()) for arm in wide}
-    row.ci = {arm: list(stats.bca_interval(wide[arm])) for arm in wide}
+    row.ci = _intervals({arm: wide[arm].to_numpy() for arm in wide})
     confidence = 1 - 0.05 / wide.shape[1]
     row.one_run = {arm: list(stats.run_interval(wide[arm], confidence)) for arm in wide}
     if figures is None:
@@ -135,63 +145,80 @@ def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
         return
     ranks = permutations(wide, 2) if ranks is None else ranks
     pairs = [(a, b) for a, b in ranks if figures[a] < figures[b]]
-    turned = [f"{a} and {b}" for a, b in pairs if wide[a].mean() > wide[b].mean()
-              and stats.sign_flip_p(wide[a] - wide[b]) * len(pairs) < 0.05]
+    differences = np.array([wide[a] - wide[b] for a, b in pairs]).reshape(len(pairs), row.seeds).T
+    adjusted = stats.max_t_p(differences) if pairs else ()
+    turned = [f"{a} and {b}" for (a, b), ours, p in zip(pairs, differences.T, adjusted)
+              if ours.mean() > 0 and p < 0.05
+              and figures[a] - figures[b] < stats.run_interval(ours, 1 - 0.05 / len(pairs))[0]]
     row.verdict = "same direction" if pairs and not turned else "contradicted"
     row.reason = f"outside the range of single runs: {', '.join(outside)}"
     row.reason += f"; ranked the other way: {', '.join(turned)}" if turned else ""
 
 
-def comparable(row: Verdict, needs: dict[str, Any], used: pd.DataFrame) -> None:
-    """Figures of other settings than a claim `needs` are not held against the document's."""
-    other = [f"{name} {value}" for name, wanted in needs.items()
-             for value in sorted(set(used[name]) - {wanted})]
-    if other:
+def comparable(row: Verdict) -> None:
+    """Figures of stand-ins are not held against the document's."""
+    if row.stand_ins:
         empty = "the document left its figures empty, and ours are "
-        row.verdict, row.reason = "not comparable", f"recorded with the stand-in {', '.join(other)}"
+        row.verdict = "not comparable"
+        row.reason = f"recorded with the stand-in {', '.join(row.stand_ins)}"
         row.reason = row.reason if row.seed_value else empty + row.reason
 
 
 def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Comparison:
-    """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, at
-    Bonferroni over pairs."""
+    """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, its p
+    adjusted by max-T over pairs."""
     wide, figures = wide[names_of(pairs)].dropna(), row.seed_value or {}
     differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
     margins = {f"{a} - {b}": margin * wide[b].mean() for a, b in pairs}
     claimed = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if {a, b} <= {*figures}}
     p = {k: stats.sign_flip_p(d) for k, d in differences.items()}
-    ci = {k: list(stats.bca_interval(d)) for k, d in differences.items()}
+    ci = _intervals(differences)
     turned = [k for k, d in differences.items() if d.mean() >= 0]
+    joint = dict(zip(differences, stats.max_t_p(np.array([*differences.values()]).T)))
     return Comparison(
         seeds=len(wide), ci=ci, figures=claimed,
         effects={k: float(d.mean()) for k, d in differences.items()},
-        p=min(1.0, min(p[k] for k in turned) * len(pairs)) if turned else max(p.values()),
+        p=float(min(joint[k] for k in turned)) if turned else max(p.values()),
+        detectable={k: stats.detectable(d) for k, d in differences.items()},
         claimed_direction=not turned,
         equivalent=max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
         probability=min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
         ratios=pd.DataFrame({i: np.log((wide[a] / wide[b]).where(lambda ratio: ratio > 0))
                              for i, (a, b) in enumerate(pairs)}),
-        matches_size=row.kind != "gap" or all(ci[k][0] <= claimed[k] <= ci[k][1] for k in claimed))
+        matches_size=row.kind != "gap" or all(ci[k][0] <= claimed[k] <= ci[k][1]
+                                              for k in claimed if k in ci))
 
 
-def weakens(published: Comparison, repair: Comparison) -> bool:
-    """Whether a repair takes away what was published: it refutes it, makes the arms equivalent, or
-    shrinks some pair's ratio, seed by seed, with p < 0.05 (sign flip, Bonferroni over pairs). Mere
-    loss of significance is not enough."""
+def _intervals(values: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """The 95% interval of each mean; none of fewer seeds than an interval needs."""
+    return {name: list(stats.mean_interval(v)) for name, v in values.items()
+            if len(v) >= stats.MINIMUM}
+
+
+def weakens(published: Comparison, repair: Comparison) -> str:
+    """How a repair takes away what was published: it refutes it, makes the arms equivalent, or
+    shrinks some pair's ratio, seed by seed, with p < 0.05 (max-T over pairs); else empty. Mere loss
+    of significance is not enough."""
     if repair.verdict() in ("contradicted", "equivalent"):
-        return True
+        return repair.verdict()
     if published.ratios.shape[1] != repair.ratios.shape[1]:
-        return False  # another set of pairs: nothing to set against each other
+        return ""  # another set of pairs: nothing to set against each other
     change = (published.ratios - repair.ratios).dropna()
-    return any(d.mean() < 0 and stats.sign_flip_p(d) * change.shape[1] < 0.05
-               for _, d in change.items())
+    if len(change) < stats.MINIMUM:
+        return ""
+    found = zip(repair.effects, stats.max_t_p(change.to_numpy()), change.items())
+    shrunk = [f"the ratio of {pair} is {np.exp(d.mean()):.2g} of what it was (p = {p:.2g})"
+              for pair, p, (_, d) in found if d.mean() < 0 and p < 0.05]
+    return "; ".join(shrunk[:1])
 
 
 def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) -> None:
     """The published comparison decides; where it holds and a repair takes it away, the claim is
     confounded."""
     row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
-    row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
+    if first.seeds >= stats.MINIMUM:  # fewer test nothing
+        row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
+        row.detectable = first.detectable
     row.seed_value = first.figures or row.seed_value
     row.repairs |= {
         name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
@@ -200,8 +227,21 @@ def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) ->
     row.reason = "; ".join(few + [
         f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
         if few or row.verdict not in HOLDS or repair["verdict"] not in HOLDS])
-    failing = [c for c in repairs.values() if c.verdict() not in HOLDS]
-    if row.verdict in HOLDS and any(weakens(first, c) for c in failing):
+    deciding = {name: how for name, c in repairs.items()
+                if c.verdict() not in HOLDS and (how := weakens(first, c))}
+    if row.verdict in HOLDS and deciding:
         # the document published nothing on a pending claim
         compared = "first compared" if row.kind == "pending" else "published"
-        row.verdict, row.reason = "confounded", f"holds as {compared}; {row.reason}"
+        decided = "; ".join(f"with {name}: {how}" for name, how in deciding.items())
+        others = [f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
+                  if name not in deciding and repair["verdict"] not in HOLDS]
+        row.reason = "; ".join([f"holds as {compared}, which is taken away {decided}", *others])
+        row.verdict = "confounded"
+
+
+def on_stand_ins(row: Verdict) -> None:
+    """Of a ranking of stand-ins the verdict's name says that only the direction can be compared."""
+    if row.stand_ins and row.verdict != "not comparable":
+        row.verdict = ON_A_STAND_IN.get(row.verdict, row.verdict)
+        where = f"recorded with the stand-in {', '.join(row.stand_ins)}"
+        row.reason = "; ".join(filter(None, [row.reason, where]))

@@ -45,6 +45,8 @@ plt.ioff()  # a figure is shown by `figure`, once
 CLAIMS = {
     "reproduced": "holds here as well",
     "same direction": "holds here, with an effect of another size",
+    "direction holds on a stand-in": "holds in its direction, on the stand-in that we have",
+    "direction fails on a stand-in": "is contradicted on the stand-in that we have",
     "equivalent": "makes no difference here beyond the margin fixed beforehand",
     "contradicted": "is contradicted here", "inconclusive": "is left open by our runs",
     "confounded": "holds as published and no longer once a flaw is mended",
@@ -177,9 +179,9 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[
     names = [name for name, *_ in columns]
     shown = pd.DataFrame(dict(enumerate(map(html.escape, texts) for _, texts, _ in columns)))
     for name, address in (links or {}).items():
-        column = shown[names.index(name)]
-        column[:] = [f'<a href="{address.format(text)}">{text}</a>' for text in column]
-    shown.columns = map(html.escape, names)
+        at = names.index(name)
+        shown[at] = [f'<a href="{address.format(text)}">{text}</a>' for text in shown[at]]
+    shown.columns = [html.escape(name) for name in names]
     wide = (wide,) if isinstance(wide, str) else wide
     settings = [{"targets": names.index(name), "width": width, "className": "wide"}
                 for name in wide]
@@ -233,7 +235,7 @@ def mean(values: pd.Series, digits: int = 1) -> str:
         return text
     if len(values) < stats.MINIMUM:
         return f"{text} ({values.min():,.{digits}f} to {values.max():,.{digits}f})"
-    low, high = stats.bca_interval(values)
+    low, high = stats.mean_interval(values)
     return f"{text} [{low:,.{digits}f}, {high:,.{digits}f}]"
 
 

@@ -68,12 +68,11 @@ def given(name: str) -> Path | None:
 
 def checked(path: Path, sha256: str | None, name: str, source: str,
             remedy: str | None = None) -> Located:
-    """The file at `path`, whose hash must be `sha256` where that is known; a table's line ends do
-    not count, because git may change them. Raises WrongFile, with `remedy` as the way out, when it
-    differs or cannot be read."""
+    """The file at `path`, whose hash must be `sha256` where that is known. Raises WrongFile, with
+    `remedy` as the way out, when it differs or cannot be read."""
     try:
         found = pooch.file_hash(path)
-        if path.suffix == ".csv":
+        if path.suffix == ".csv":  # git may have changed its line ends
             found = hashlib.sha256(path.read_bytes().replace(b"\r\n", b"\n")).hexdigest()
     except OSError as error:
         raise WrongFile(f"data {name}: cannot read {path}: {error.strerror}; "

@@ -73,8 +73,7 @@ def study(spec: type[Spec], *, arms: dict[str, Any], **options: Any) -> Callable
     spec, arms, options: see `Study`. With `build` the function is called with (spec, model, run),
     with `group` with (specs, run), and returns a list of results; else with (spec, run). A result
     is metrics {name: number}, or metrics and curves {name: list}. Raises UsageError on a function
-    outside of `seqlib/studies`, and on a spec of another study.
-    """
+    outside of `seqlib/studies`, and on a spec of another study."""
     def register(function: Callable) -> Callable:
         module, named = function.__module__, spec.model_fields["study"].default
         if not module.startswith("seqlib.studies."):
@@ -104,8 +103,7 @@ class Study:
     group: puts specs together that train as one. data: names of the data sets of some specs.
     count: trainable and total parameters of an arm, by default those of what `build` makes.
     label: a finer name than the arm's. prepare: called with a spec before its process starts.
-    alone: threads of a separate process for a spec, 0 for none.
-    """
+    alone: threads of a separate process for a spec, 0 for none."""
 
     name: str
     spec: type[Spec]

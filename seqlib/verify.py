@@ -25,6 +25,7 @@ from seqlib.record import Record, Spec
 from seqlib.store import ROOT, Store, scratch, write_atomically
 
 VERIFIED = "verified.json"
+OUTCOMES = ("to the bit", "as older code here", "to rounding", "off")
 TIMED = ("seconds", "_mb", "tokens_per_second", "busy_share")  # ends of names: no two runs share it
 TRAIN = """
 import json, sys
@@ -270,3 +271,9 @@ def keep(name: str, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Path
     kept = {"date": date.today().isoformat(), "machine": machine, "runs": rows}
     write_atomically(path, json.dumps(kept, indent=1).encode())
     return path
+
+
+def kept(name: str) -> dict[str, Any]:
+    """The outcome that `keep` wrote last: date, machine, runs; empty where there is none."""
+    path = Store.archive().root / name / VERIFIED
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,5 +1,4 @@
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -9,6 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +59,8 @@ class Checkout:
         def prepare():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in a shell's background
             if limit:
+                import resource  # not on Windows
+
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
         return subprocess.Popen([sys.executable, "-m", "seqlib", *arguments], preexec_fn=prepare,

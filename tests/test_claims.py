@@ -204,6 +204,52 @@ def test_p_values_are_adjusted_over_all_comparisons_of_a_study():
     assert rows[0].p_holm == pytest.approx(min(1, 5 * rows[0].p))
 
 
+def test_repairs_are_a_family_of_their_own():
+    one = claim(order([["a", "b"]], margin=0.0))
+    mended = claim(order([["a", "b"]], margin=0.0, repairs={"r": {"pairs": [["a", "b"]]}}))
+    data = table(a=noise(10), b=noise(12, 2.5, seed=1))
+    alone = claims.judge("airline", {"Z01": one, "Z02": one}, data)
+    rows = claims.judge("airline", {"Z01": one, "Z02": mended}, data)
+    assert [row.p_holm for row in rows] == [row.p_holm for row in alone]
+    assert rows[1].repairs["r"]["p_holm"] == pytest.approx(rows[1].p)
+
+
+def test_too_few_seeds_print_neither_p_nor_interval():
+    row = verdict(table(a=noise(10)[:5], b=noise(14, seed=1)[:5]), order([["a", "b"]]))
+    assert row.verdict == "inconclusive" and row.ours
+    assert (row.p, row.p_holm, row.ci, row.detectable) == (None, None, {}, {})
+
+
+def test_a_ranking_of_a_stand_in_says_so_in_its_name():
+    data = table(a=noise(10), b=noise(14, seed=1))
+    needs = {"engine": "loop"}
+    held = verdict(data, order([["a", "b"]], needs=needs))
+    assert held.verdict == "direction holds on a stand-in" and "engine stacked" in held.reason
+    turned = verdict(data, order([["b", "a"]], needs=needs))
+    assert turned.verdict == "direction fails on a stand-in"
+    same = verdict(data, order([["a", "b"]], needs={"engine": "stacked"}))
+    assert same.verdict == "reproduced" and not same.stand_ins
+
+
+def test_a_claim_that_entails_a_contradicted_one_is_contradicted():
+    data = table(a=noise(10), b=noise(14, seed=1), c=noise(10, 3.0, seed=2))
+    last = claim(order([["b", "a"]]))
+    every = claim(order([["a", "c"]], margin=0.0, entails=["Z01"]))
+    rows = claims.judge("airline", {"Z01": last, "Z02": every}, data)
+    assert [row.verdict for row in rows] == ["contradicted", "contradicted"]
+    assert "entails Z01" in rows[1].reason
+    free = claims.judge("airline", {"Z01": claim(order([["a", "b"]])), "Z02": every}, data)[1]
+    assert "entails" not in free.reason
+
+
+def test_figures_closer_than_two_single_runs_of_ours_rank_nothing():
+    data = table(a=noise(11, 2), b=noise(8, 2, seed=1), c=noise(30, 1, seed=2))
+    row = verdict(data, {"method": "values"}, "value", {"a": 9.0, "b": 9.1, "c": 40.0})
+    assert row.verdict == "same direction", "ours turn a and b, and no run of ours would tell"
+    far = verdict(data, {"method": "values"}, "value", {"a": 9.0, "b": 29.0, "c": 40.0})
+    assert far.verdict == "contradicted"
+
+
 def test_post_hoc_claims_are_adjusted_apart_from_the_others():
     one = claim(order([["a", "b"]], margin=0.0))
     later, data = (
@@ -425,7 +471,7 @@ PAIRS = "pairs: [[rope, lstm]]"
         (PAIRS, "x: 1", "unknown name 'x'"),
         (", " + PAIRS, "", "a test of order wants pairs"),
         ("margin: 0.05", "margin: -1", "test.margin: Input should be greater than or equal to 0"),
-        (PAIRS, PAIRS + ", needs: {engine: loop}", "unknown name in a test of order 'needs'"),
+        (PAIRS, PAIRS + ", within: 0.1", "unknown name in a test of order 'within'"),
         (PAIRS, "pairs: [[rope]]", "test.pairs.0.1: Field required"),
         ("[rope, lstm]", "[rope, lstn]", "unknown arm 'lstn'; did you mean 'lstm'"),
         (

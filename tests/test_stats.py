@@ -18,18 +18,42 @@ def test_sign_flip_is_exact_for_few_pairs():
     assert stats.sign_flip_p(np.zeros(8)) == 1.0
 
 
-def test_bca_interval_by_its_definition():
-    x = np.random.default_rng(3).lognormal(size=25)
-    boot = np.random.default_rng(1).choice(x, (20000, 25)).mean(1)
-    z0 = reference.norm.ppf((boot < x.mean()).mean())
-    left_out = (x.sum() - x) / 24
-    centred = left_out.mean() - left_out
-    a = (centred**3).sum() / (6 * (centred**2).sum() ** 1.5)
-    z = reference.norm.ppf([0.025, 0.975])
-    expected = np.quantile(boot, reference.norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z))))
-    np.testing.assert_allclose(stats.bca_interval(x), expected, rtol=0.03)
-    assert stats.bca_interval(np.ones(5)) == (1.0, 1.0)
-    assert np.isnan(stats.bca_interval(np.ones(1))).all()
+def test_the_interval_is_what_the_sign_flip_test_does_not_reject():
+    x = np.random.default_rng(3).lognormal(size=9)
+    low, high = stats.mean_interval(x)
+    assert low < x.mean() < high
+    for inside, outside in ((low, low - 1e-9), (high, high + 1e-9)):
+        nudged = inside + (x.mean() - inside) * 1e-9
+        assert stats.sign_flip_p(x - nudged) >= 0.05 > stats.sign_flip_p(x - outside)
+    assert stats.mean_interval(np.ones(6)) == (1.0, 1.0)
+    assert np.isnan(stats.mean_interval(np.arange(5.0))).all(), "with five nothing is rejected"
+
+
+@pytest.mark.parametrize("seeds", [6, 8, 30])
+def test_the_interval_covers_as_often_as_it_says(seeds):
+    """A bootstrap of as few covers 81 to 89 times in a hundred."""
+    rng = np.random.default_rng(seeds)
+    spans = [stats.mean_interval(rng.normal(size=seeds)) for _ in range(400)]
+    assert np.mean([low <= 0 <= high for low, high in spans]) > 0.925
+
+
+def test_joint_p_values_by_their_definition():
+    d = np.random.default_rng(1).normal(0.5, 1, (7, 3))
+    t = np.abs(reference.ttest_1samp(d, 0).statistic)
+    flips = np.array(list(product([1, -1], repeat=7)))
+    largest = [np.abs(reference.ttest_1samp(s[:, None] * d, 0).statistic).max() for s in flips]
+    expected = [(np.array(largest) >= one - 1e-9).mean() for one in t]
+    assert stats.max_t_p(d) == pytest.approx(expected)
+    alone = [stats.max_t_p(column[:, None])[0] for column in d.T]
+    assert alone == pytest.approx([stats.sign_flip_p(column) for column in d.T])
+    assert (stats.max_t_p(d) >= np.array(alone) - 1e-12).all()
+
+
+def test_a_difference_that_is_called_detectable_is_found_four_times_in_five():
+    rng = np.random.default_rng(2)
+    size = np.mean([stats.detectable(rng.normal(size=12)) for _ in range(300)])
+    found = [reference.ttest_1samp(rng.normal(size, 1, 12), 0).pvalue < 0.05 for _ in range(2000)]
+    assert 0.76 < np.mean(found) < 0.84
 
 
 def test_run_interval_holds_one_further_run_as_often_as_it_says():

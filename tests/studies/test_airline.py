@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from statsmodels.tsa.ar_model import AutoReg
 
 from seqlib import data, study
 from seqlib.errors import SeqlibError
@@ -110,6 +111,13 @@ def test_simple_baselines_by_their_formulas(y):
     split = protocol.splits("published")[0]
     assert ARMS["seasonal-ratio"].forecast(y, split)[140] == pytest.approx(y[128] * y[139] / y[127])
     assert ARMS["naive"].forecast(y, split)[140] == y[139]
+    growth = np.log(y[12:115] / y[:103])
+    drift = y[128] * np.exp(growth.mean())
+    assert ARMS["seasonal-drift"].forecast(y, split)[140] == pytest.approx(drift)
+    fitted = AutoReg(growth, 1).fit().params
+    next_growth = fitted[0] + fitted[1] * np.log(y[139] / y[127])
+    forecast = ARMS["seasonal-ar1"].forecast(y, split)[140]
+    assert forecast == pytest.approx(y[128] * np.exp(next_growth))
     assert ARMS["seasonal-naive"].forecast(y, split)[140] == y[128]
 
 

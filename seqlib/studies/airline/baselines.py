@@ -26,6 +26,21 @@ def seasonal_ratio(y: np.ndarray, split: Split) -> np.ndarray:
     return np.r_[np.full(13, np.nan), y[1:-12] * y[12:-1] / y[:-13]]
 
 
+def seasonal_drift(y: np.ndarray, split: Split) -> np.ndarray:
+    """The same month a year ago, times the mean yearly growth of the training months."""
+    growth = np.log(y[12:] / y[:-12])  # of months 12, 13, ...
+    return np.r_[np.full(12, np.nan), y[:-12] * np.exp(growth[: split.train_end - 12].mean())]
+
+
+def seasonal_ar1(y: np.ndarray, split: Split) -> np.ndarray:
+    """The same month a year ago, times a growth that an autoregression of order 1, by least
+    squares, predicts from that of the month before."""
+    growth = np.log(y[12:] / y[:-12])
+    trained = growth[: split.train_end - 12]
+    slope, level = np.polyfit(trained[:-1], trained[1:], 1)
+    return np.r_[np.full(13, np.nan), y[1:-12] * np.exp(level + slope * growth[:-1])]
+
+
 def ridge_ar12(y: np.ndarray, split: Split) -> np.ndarray:
     """Ridge regression of log y[t] on its last 12 values (penalty 1 on unscaled logs)."""
     z = np.log(y)
@@ -53,7 +68,8 @@ def sarima(y: np.ndarray, split: Split) -> np.ndarray:
     return np.exp(fitted.apply(z).predict())
 
 
-FORECASTS = (naive, seasonal_naive, seasonal_ratio, ridge_ar12, holt_winters, sarima)
+FORECASTS = (naive, seasonal_naive, seasonal_ratio, seasonal_drift, seasonal_ar1, ridge_ar12,
+             holt_winters, sarima)
 
 
 @dataclass(frozen=True)

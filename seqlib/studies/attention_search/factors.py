@@ -26,7 +26,7 @@ def effects(runs: pd.DataFrame, metric: str = "val_loss_nats") -> pd.DataFrame:
     """A row an effect: seeds, mean, 95% interval over seeds, p by sign flips, and p_holm, adjusted
     over the factors and, apart from them, over the pairs. Empty without a seed of all arms."""
     table = contrasts(runs, metric)
-    rows = [(name, len(own), own.mean(), *stats.bca_interval(own), stats.sign_flip_p(own))
+    rows = [(name, len(own), own.mean(), *stats.mean_interval(own), stats.sign_flip_p(own))
             for name, own in table.items() if len(own)]
     found = pd.DataFrame(rows, columns=["effect", "seeds", "mean", "low", "high", "p"])
     main = found.effect.isin(FACTORS)
