@@ -193,11 +193,11 @@ def read(name: str) -> Document:
     path = studies.folder(name) / "claims.yaml"
     if not path.exists():
         return Document(title=name)
-    with _located(str(path)):
+    with located(str(path)):
         document = Document.model_validate(yamls.read(path))
     runs = planned(name) if document.claims else pd.DataFrame()
     for id_, given in document.claims.items():
-        with _located(f"{path}, {id_}"):
+        with located(f"{path}, {id_}"):
             claim = document.claims[id_] = Claim.model_validate(given)
             _known("source", claim.sources(), document.sources)
             if claim.test:
@@ -207,7 +207,7 @@ def read(name: str) -> Document:
 
 
 @contextmanager
-def _located(place: str) -> Iterator[None]:
+def located(place: str) -> Iterator[None]:
     """Problems as one line that begins with the place."""
     try:
         yield
@@ -336,7 +336,7 @@ def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdi
         row = Verdict(id_, name, claim.kind, claim.says.strip(), seed_value=claim.figures,
                       changes=claim.changes, source=claim.source, quote=claim.quote,
                       post_hoc=claim.post_hoc)
-        with _located(f"{studies.folder(name) / 'claims.yaml'}, {id_}"):
+        with located(f"{studies.folder(name) / 'claims.yaml'}, {id_}"):
             found.append(_evaluate(row, claim, runs))
         rows.append(row)
     for post_hoc, repair in product((False, True), repeat=2):
