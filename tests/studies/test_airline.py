@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load, save
 from statsmodels.tsa.ar_model import AutoReg
 
@@ -268,6 +269,13 @@ class Exploding(Arm):
         model = super().build()
         torch.nn.init.constant_(model.head.weight, 1e30)
         return model
+
+
+def test_a_baseline_has_an_engine_of_its_own():
+    assert AirlineSpec(arm="sarima").engine == "classical"
+    for arm, engine in (("sarima", "stacked"), ("lstm", "classical")):
+        with pytest.raises(ValidationError, match="baselines such as sarima want classical"):
+            AirlineSpec(arm=arm, engine=engine)
 
 
 def test_the_weight_decay_of_a_spec_is_that_of_its_arm_unless_it_is_named():

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from seqlib.record import Spec, digest, name_in
 from seqlib.studies.airline.arms import ARMS
+from seqlib.studies.airline.baselines import Baseline
 
 
 class AirlineSpec(Spec):
@@ -23,11 +24,20 @@ class AirlineSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def decay_of_the_arm(cls, values):
-        """Without a `weight_decay`, that of the arm."""
-        decay = getattr(ARMS.get(values.get("arm")), "weight_decay", None)
-        return (values if decay is None or "weight_decay" in values
-                else {**values, "weight_decay": decay})
+    def of_the_arm(cls, values):
+        """Without a `weight_decay`, that of the arm; a baseline's engine is `classical`."""
+        arm = ARMS.get(values.get("arm"))
+        if isinstance(arm, Baseline):
+            return {"engine": "classical"} | values
+        decay = getattr(arm, "weight_decay", None)
+        return values if decay is None else {"weight_decay": decay} | values
+
+    @model_validator(mode="after")
+    def engine_fits(self):
+        if isinstance(ARMS[self.arm], Baseline) != (self.engine == "classical"):
+            raise ValueError(f"engine is {self.engine!r}: baselines such as sarima want classical, "
+                             "all other arms stacked or loop")
+        return self
 
 
 def group(specs: list[AirlineSpec], size: int = 30) -> list[list[AirlineSpec]]:
