@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy import stats as reference
+from statsmodels.stats.multitest import multipletests
 
 from seqlib import stats
 
@@ -69,6 +70,8 @@ def test_holm_by_its_definition():
     p = [0.01, 0.04, 0.03, 0.005]
     assert stats.holm(p) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert stats.holm([]) == []
+    p = np.random.default_rng(0).uniform(0, 0.2, 30).tolist()
+    assert stats.holm(p) == pytest.approx(multipletests(p, method="holm")[1].tolist())
 
 
 def test_improvement_probability_is_the_scaled_mann_whitney_statistic():
