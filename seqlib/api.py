@@ -4,6 +4,7 @@ archived and live runs as tidy frames, trainings, paired comparisons and verdict
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,8 @@ def curves(study: str, name: str, experiment: str | Iterable[str] | None = None,
     >>> list(losses.columns)
     ['experiment', 'arm', 'label', 'seed', 'key', 'x', 'value']
     """
+    if runs is not None and experiment is not None:
+        raise UsageError("curves: wants an experiment or a frame `runs`, not both")
     if runs is None:
         names = frames.chosen(study, experiment)
         records, members = frames.archived(study, names), plan.archived(study, names)
@@ -59,6 +62,10 @@ def curves(study: str, name: str, experiment: str | Iterable[str] | None = None,
             study, [key], Store.live() if key in live else Store.archive())]
         if members and not records:
             raise UsageError(f"no run of this frame is one of {study}")
+        missing = len(set(runs.key)) - len(records)
+        if missing:
+            raise UsageError(f"{missing} of {len(set(runs.key))} runs of this frame have no record "
+                             f"in the stores of {study}")
     known = sorted({curve for record in records for curve in record.curves})
     if records and name not in known:
         raise nearest(f"curve of {study}", name, known)
@@ -74,7 +81,8 @@ def _check_frame(runs: Any, *columns: str) -> None:
             raise nearest("column", column, runs.columns)
 
 
-def train(study: str, experiment: str = "live", workers: int = 1, **settings: Any) -> pd.DataFrame:
+def train(study: str, /, experiment: str = "live", workers: int = 1,
+          **settings: Any) -> pd.DataFrame:
     """Train what has no current record in the scratch store yet; returns the runs as `load` does.
 
     settings: fields of the study's spec, a value or a list of values to run each of; `seed=3` means
@@ -140,8 +148,14 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
     (30, 'rope is lower')
     """
     _check_frame(runs, "seed", by)
-    numbers = [name for name in runs.columns if pd.api.types.is_numeric_dtype(runs[name])]
-    if len(runs) and metric not in runs.columns:
+    for name in (metric, a, b):
+        if not isinstance(name, str):
+            raise UsageError("compare: wants the names of a metric and of two values of "
+                             f"`{by}`, got {short(name)}")
+    numbers = [name for name in runs.columns.drop("seed").unique()
+               if pd.api.types.is_numeric_dtype(runs[[name]].iloc[:, 0])
+               and not pd.api.types.is_bool_dtype(runs[[name]].iloc[:, 0])]
+    if len(runs) and (metric not in runs.columns or metric == "seed"):
         raise nearest("metric", metric, numbers)
     sides = [_by_seed(runs, metric, by, name) for name in (a, b)]
     try:
@@ -151,6 +165,11 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
     if pairs.empty:
         unknown = dict.fromkeys(("mean", "low", "high", "p", "better"), float("nan"))
         return Effect(a, b, metric, n=0, verdict="no pairs", **unknown)
+    if np.isinf(pairs.to_numpy()).any():
+        seeds = pairs.index[np.isinf(pairs).any(axis=1)].tolist()
+        raise UsageError(f"compare: {metric} is infinite for the seeds {short(seeds)}; leave them "
+                         "out")
+    _warn_of_settings(runs, by, (a, b))
     difference = (pairs.a - pairs.b).to_numpy()
     mean, p = float(difference.mean()), stats.sign_flip_p(difference)
     low, high = stats.mean_interval(difference)
@@ -162,6 +181,18 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
         verdict = f"{a} is {'lower' if mean < 0 else 'higher'}"
     return Effect(a, b, metric, mean=mean, low=low, high=high, p=p, n=len(pairs),
                   better=stats.improvement_probability(pairs.a, pairs.b), verdict=verdict)
+
+
+def _warn_of_settings(runs: pd.DataFrame, by: str, names: tuple[str, str]) -> None:
+    """Warn where a live run is set against an archived one that trained for longer or shorter."""
+    sides = [runs[runs[by] == name] for name in names]
+    if "live" not in runs or set(sides[0].live) == set(sides[1].live):
+        return
+    for length in {"epochs", "steps", "epoch_steps", "examples"} & set(runs.columns):
+        here, there = (sorted(side[length].dropna().unique().tolist()) for side in sides)
+        if here != there:
+            warnings.warn(f"{names[0]} and {names[1]} differ in {length} as well: {here} and "
+                          f"{there}", stacklevel=3)
 
 
 def _by_seed(runs: pd.DataFrame, metric: str, by: str, name: str) -> pd.Series:
@@ -192,7 +223,7 @@ def verdicts(study: str | None = None) -> pd.DataFrame:
     """
     from seqlib import claims, ledger
 
-    rows = ledger.as_rows(claims.ledger([study] if study else None))
+    rows = ledger.as_rows(claims.ledger(None if study is None else [study]))
     return pd.DataFrame(rows, columns=ledger.COLUMNS).set_index("id", drop=False)
 
 
@@ -206,7 +237,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return (float(values.mean()), float(values.mean())) if np.isnan(low) else (low, high)
 
 
-def build(study: str, **settings: Any):
+def build(study: str, /, **settings: Any):
     """A fresh model of an arm as its runs start from it.
 
     `seqlib.build("shakespeare", arm="lstm", seed=3)`. Raises UsageError on an unknown arm or

@@ -11,6 +11,7 @@ import click
 
 from seqlib import __version__
 from seqlib.errors import SeqlibError, UsageError, nearest
+from seqlib.processes import signals_unwind
 
 
 def parse_names(context, option, text: str | None) -> list[str] | None:
@@ -95,7 +96,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, list]:
             raise UsageError(f"--set {field}: use --{field.removesuffix('s')}s")
         if field in found:
             raise UsageError(f"--set {field} stands twice; write {field}=V1,V2")
-        found[field] = yamls.parse(f"[{values}]", f"--set {field}")
+        found[field] = yamls.parse(f"[{values}\n]", f"--set {field}")  # a comment ends first
     return found
 
 
@@ -179,6 +180,8 @@ def verify(name, arms, sample, experiment, accept, against, as_json):
     from seqlib import provenance
     from seqlib import verify as checks
 
+    if "" in (experiment, against):
+        raise UsageError("--experiment and --against want a name")
     if not accept and experiment:
         raise UsageError("--experiment goes with --accept")
     commit = checks.commit_of(against or "HEAD") if accept or against else ""
@@ -190,7 +193,8 @@ def verify(name, arms, sample, experiment, accept, against, as_json):
                    err=True)
     else:
         rows = checks.check(name, specs, commit)
-        checks.keep(name, rows, provenance.machine())
+        click.echo(f"kept for the claims page: {checks.keep(name, rows, provenance.machine())}",
+                   err=True)
     show(rows, as_json)
     if any(row["outcome"] == "off" for row in rows):
         sys.exit(1)
@@ -205,7 +209,8 @@ def new(name):
 
     for path in template.write(name):
         click.echo(f"wrote {path}")
-    click.echo(f"add `- file: book/studies/{name}` to _toc.yml, then: seqlib run {name}")
+    click.echo(f"add `- file: book/studies/{name}` to _toc.yml, then: seqlib sweep {name} && "
+               f"seqlib run {name}")
 
 
 @cli.command("claims", epilog="Example: seqlib claims --study airline --json")
@@ -215,7 +220,7 @@ def show_claims(name, as_json):
     """The verdict on every claim, computed from the archive."""
     from seqlib import claims, ledger
 
-    rows = ledger.as_rows(claims.ledger([name] if name else None))
+    rows = ledger.as_rows(claims.ledger(None if name is None else [name]))
     if not as_json:
         rows = [{"id": row["id"], "verdict": row["verdict"], "seeds": row["seeds"],
                  "p (Holm)": row["p_holm"], "claim": row["says"][:90], "why": row["reason"][:80]}
@@ -292,7 +297,8 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.formatwarning = lambda message, *_: f"seqlib: {message}\n"
     try:
         arguments = [argument for argument in arguments if argument != "--debug"]
-        cli.main(args=arguments, prog_name="seqlib", standalone_mode=False)
+        with signals_unwind():
+            cli.main(args=arguments, prog_name="seqlib", standalone_mode=False)
     except (click.ClickException, SeqlibError, OSError) as error:
         if debug:
             traceback.print_exc()

@@ -99,8 +99,10 @@ def differing(name: str) -> list[str]:
     known, entries = claims.read(name).claims, read(name).claims
     new = {id_: fingerprint(claim) for id_, claim in known.items()
            if id_ not in entries or entries[id_].test != fingerprint(claim)}
-    return [f'{studies.folder(name) / FILE}, {id_}: enter test: "{hash_}" and, under changes, what '
-            "changed in the test and why" for id_, hash_ in new.items()]
+    why = {True: "and, under changes, what changed in the test and why",
+           False: "with declared: {commit: COMMIT, date: DATE}; the claim has no entry yet"}
+    return [f'{studies.folder(name) / FILE}, {id_}: enter test: "{hash_}" {why[id_ in entries]}'
+            for id_, hash_ in new.items()]
 
 
 def rows(names: Iterable[str] | None = None) -> pd.DataFrame:

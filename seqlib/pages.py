@@ -15,13 +15,12 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ from seqlib import ledger, yamls
 from seqlib import plan as plans
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, nearest
-from seqlib.processes import cores
+from seqlib.processes import cores, signals_unwind
 from seqlib.record import digest
 from seqlib.store import ROOT, Store, scratch, write_atomically
 
@@ -233,27 +232,6 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     if failures:
         raise SeqlibError("\n".join(failures))
     return done
-
-
-@contextlib.contextmanager
-def signals_unwind() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end this process as an exception does, with all that it has started;
-    the exit code is 128 and the signal's number, as in a shell."""
-    def leave(number: int, frame: Any) -> None:
-        print(f"seqlib: ended by {signal.Signals(number).name}; finished pages are kept",
-              file=sys.stderr)
-        raise SystemExit(128 + number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-                before[number] = signal.signal(number, leave)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def execute(page: Page, threads: int, timeout: float, running: Running,

@@ -163,7 +163,11 @@ def _values(spec: type[Spec], field: str, value: Any) -> Sequence:
     value = value.tolist() if hasattr(value, "tolist") else value
     several = isinstance(value, (list, tuple, range))
     if field == "seed" and (ends := re.fullmatch(r"(\d{1,4})-(\d{1,4})", str(value))):
-        several, value = True, range(int(ends[1]), int(ends[2]) + 1)
+        asked, value = value, range(int(ends[1]), int(ends[2]) + 1)
+        if not value:
+            raise UsageError(f"seed is a number of seeds or a list of them, got {asked!r}, which "
+                             "ends before it begins")
+        return value
     if field == "seed" and not (several and value):
         if type(value) is not int or not 1 <= value <= 10_000:
             raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "

@@ -5,8 +5,13 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import current_process, parent_process
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from seqlib.errors import UsageError
 
@@ -60,6 +65,31 @@ def check_main(imported: bool = False) -> None:
     if not imported and file and not Path(file).exists():
         raise UsageError(f"worker processes cannot import the program {file}; save it as a file, "
                          f"and {guard}; or train with workers=1")
+
+
+@contextmanager
+def signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as an exception does, with all that it has started;
+    the exit code is 128 and the signal's number, as in a shell."""
+    def leave(number: int, frame: Any) -> None:
+        print(f"seqlib: ended by {signal.Signals(number).name}; what is finished is kept, the same "
+              "command goes on from there", file=sys.stderr)
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "resource_tracker" not in " ".join(child.cmdline()):  # it cleans up behind us
+                    child.kill()
+        raise SystemExit(128 + number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                before[number] = signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def cores() -> int:

@@ -205,7 +205,8 @@ def weakens(published: Comparison, repair: Comparison) -> str:
     if len(change) < stats.MINIMUM:
         return ""
     found = zip(repair.effects, stats.max_t_p(change.to_numpy()), change.items())
-    shrunk = [f"the ratio of {pair} is {np.exp(d.mean()):.2g} of what it was (p = {p:.2g})"
+    shrunk = [f"the ratio of the two ({pair.replace(' - ', ' to ')}) is {np.exp(d.mean()):.2g} of "
+              f"what it was (p = {p:.2g})"
               for pair, p, (_, d) in found if d.mean() < 0 and p < 0.05]
     return "; ".join(shrunk[:1])
 

@@ -14,6 +14,7 @@ import numbers
 import re
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import itables
@@ -49,7 +50,7 @@ CLAIMS = {
     "direction fails on a stand-in": "is contradicted on the stand-in that we have",
     "equivalent": "makes no difference here beyond the margin fixed beforehand",
     "contradicted": "is contradicted here", "inconclusive": "is left open by our runs",
-    "confounded": "holds as published and no longer once a flaw is mended",
+    "confounded": "holds as published and is no longer clear once a flaw is mended",
     "not comparable": "cannot be compared, since our data or model are others",
     "not run": "has not been tested yet"}
 FIGURES = {
@@ -243,7 +244,8 @@ def source(*things: Any) -> None:
     """The real source of functions and classes of the package."""
     for thing in things:
         code = textwrap.dedent(inspect.getsource(thing)).rstrip()
-        display(Markdown(f"`{thing.__module__.replace('.', '/')}.py`\n\n```python\n{code}\n```"))
+        file = Path(inspect.getsourcefile(thing)).relative_to(Path(__file__).parents[1])
+        display(Markdown(f"`{file.as_posix()}`\n\n```python\n{code}\n```"))
 
 
 def verdicts(study: str) -> None:
@@ -310,7 +312,7 @@ def differs(live: pd.DataFrame, archive: pd.DataFrame) -> str:
     pairs = [(f"{name} {values(live, name)}", values(archive, name)) for name in fields
              if values(live, name) != values(archive, name)]
     seeds, archived = (frame.groupby("arm").seed.nunique().max() for frame in (live, archive))
-    pairs += [(f"{seeds} seeds an arm", archived)] if seeds != archived else []
+    pairs += [(f"{seeds} seed{'s' if seeds != 1 else ''} an arm", archived)] if seeds != archived else []
     if not pairs:
         return "The live run has the settings and seeds of the archive; rounding alone may differ."
     return "The live run has " + "; ".join(f"{ours} instead of {its}" for ours, its in pairs) + "."

@@ -126,6 +126,9 @@ class Store:
                 problem = f"it is of the study {record.spec.get('study')}"
         except FileNotFoundError:
             return None
+        except IsADirectoryError:
+            warnings.warn(f"{path} is a folder and no record; remove it", stacklevel=2)
+            return None
         except ValidationError as error:
             with suppress(ValueError, AttributeError):  # a newer record may have other fields
                 _check_version(path, json.loads(path.read_bytes()).get("schema_version"))

@@ -153,8 +153,8 @@ class Study:
             if type(arm).__module__ == "__main__":
                 raise UsageError(f"arm {name}: another process cannot see the class "
                                  f"{type(arm).__name__} of this notebook or script; define it in a "
-                                 "module, or train with workers=1 in a study that needs no process "
-                                 "of its own")
+                                 "module" + ("" if self.alone(specs[0]) else ", or train with "
+                                             "workers=1"))
         return arms
 
     def parameters(self, arms: Iterable[str] = ()) -> dict[str, dict[str, int]]:
@@ -172,7 +172,7 @@ class Study:
         """Whether today's code would make this record: it did, or `seqlib verify --accept` showed
         that it would."""
         arm = record.spec["arm"]
-        known = accepted.equivalents(self.name, arm, record.provenance["code_hash"])
+        known = accepted.equivalents(self.name, arm, record.provenance.get("code_hash", ""))
         return self.fingerprint(arm) in known
 
 

@@ -146,6 +146,25 @@ def test_a_changed_arm_is_trained_again(monkeypatch):
     assert small.attrs["trained"] == 1 and small.parameters[0] < first.parameters[0]
 
 
+def test_compare_refuses_infinities_and_warns_of_other_lengths(archive):
+    runs = seqlib.load("airline", "published")
+    with pytest.raises(UsageError, match="test_mae is infinite for the seeds"):
+        broken = runs.assign(test_mae=runs.test_mae.where(runs.seed > 2, float("inf")))
+        seqlib.compare(broken, "test_mae", "rope", "lstm")
+    short = seqlib.train("airline", arm="lstm", seed=2, epochs=1).assign(label="short")
+    with pytest.warns(UserWarning, match=r"short and lstm differ in epochs as well: \[1\] and"):
+        seqlib.compare(pd.concat([short, runs]), "test_mae", "short", "lstm")
+
+
+def test_curves_of_runs_without_a_record_are_an_error(archive):
+    runs = seqlib.load("airline", "published")[:2]
+    unknown = pd.concat([runs, runs[:1].assign(key="a" * 64)])
+    with pytest.raises(UsageError, match="1 of 3 runs of this frame have no record"):
+        seqlib.curves("airline", "val_loss", runs=unknown)
+    with pytest.raises(UsageError, match="not both"):
+        seqlib.curves("airline", "val_loss", "rolling", runs=runs)
+
+
 def test_interval_serves_seaborn():
     low, high = seqlib.interval([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     assert low < 3.5 < high and seqlib.interval([3.0]) == (3.0, 3.0)

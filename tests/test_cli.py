@@ -34,7 +34,7 @@ def call(*arguments, capsys):
     (["sweep", "airline", "smoke", "--set", "study=gpt2"], "unknown setting of airline 'study'"),
     (["sweep", "airline", "smoke", "--set", "lr="], "NAME=V1,V2"),
     (["sweep", "airline", "smoke", "--set", "lr=1", "--set", "lr=2"], "stands twice"),
-    (["sweep", "airline", "smoke", "--set", "lr=[1e-3"], "--set lr, line 1"),
+    (["sweep", "airline", "smoke", "--set", "lr=[1e-3"], "--set lr, line"),
     (["sweep", "airline", "smoke", "--set", "lr={lstn: 1}"], "did you mean 'lstm'"),
     (["sweep", "airline", "smoke", "--set", "epochs=true"], "epochs: wants int"),
     (["sweep", "airline", "--seeds", "5-2"], "--seeds"),

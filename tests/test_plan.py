@@ -86,7 +86,7 @@ def test_several_values_may_be_a_tuple_a_range_or_an_array(several):
     ("a: {arm: lstm, zip: {seed: [1, 2]}}", "a: seed cannot vary in zip"),
     ("a: {arm: lstm, seed: -1}", "a: seed is a number of seeds"),
     ("a: {arm: lstm, seed: 0}", "a: seed is a number of seeds"),
-    ("a: {arm: lstm, seed: 9-3}", "a: seed is a number of seeds"),
+    ("a: {arm: lstm, seed: 9-3}", "got '9-3', which ends before it begins"),
     ("a: [3]", "a: wants fields with their values"),
     ("a: {3: lstm}", "a: wants fields with their values"),
     ("a: []", "a: wants fields with their values"),

@@ -238,15 +238,18 @@ def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     assert code == 0 and f"{6 - kept} of them new" in out
 
 
-def test_a_killed_sweep_leaves_no_worker_behind(checkout):
+@pytest.mark.parametrize("number, code, said", [
+    (signal.SIGKILL, -9, ""), (signal.SIGTERM, 143, "ended by SIGTERM; what is finished is kept")])
+def test_a_killed_sweep_leaves_no_worker_behind(checkout, number, code, said):
     process = checkout.start("sweep", "airline", "published", "--arms", "rope,lstm",
                              "--seeds", "0-1", "--set", "epochs=10000", "--workers", "2")
     checkpoints = checkout.root / "runs" / "checkpoints"
     wait_for(lambda: any(checkpoints.glob("*.safetensors")))
     workers = workers_of(process.pid)
     assert len(workers) == 2
-    process.kill()
-    process.communicate(timeout=60)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code and said in err and "Traceback" not in err
     wait_for(lambda: all(map(ended, workers)), seconds=20)
 
 
