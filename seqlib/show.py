@@ -312,7 +312,8 @@ def differs(live: pd.DataFrame, archive: pd.DataFrame) -> str:
     pairs = [(f"{name} {values(live, name)}", values(archive, name)) for name in fields
              if values(live, name) != values(archive, name)]
     seeds, archived = (frame.groupby("arm").seed.nunique().max() for frame in (live, archive))
-    pairs += [(f"{seeds} seed{'s' if seeds != 1 else ''} an arm", archived)] if seeds != archived else []
+    if seeds != archived:
+        pairs.append((f"{seeds} seed{'s' if seeds != 1 else ''} an arm", archived))
     if not pairs:
         return "The live run has the settings and seeds of the archive; rounding alone may differ."
     return "The live run has " + "; ".join(f"{ours} instead of {its}" for ours, its in pairs) + "."
