@@ -197,6 +197,23 @@ def test_papermill_runs_a_notebook_from_any_folder_on_the_whole_archive(path, tm
         assert output.output_type != "stream" or "Warning" not in output.text, output.text
 
 
+def test_other_arms_than_the_published_ones_lose_no_figure(tmp_path):
+    """Dropping an arm made figures vanish, and an inserted one took another's colour."""
+    path, out = ROOT / "notebooks" / "airline.ipynb", tmp_path / "out.ipynb"
+    values = pages.smoke("airline", pages.own_values(path)) | {"arms": ["gru-logdiff", "lstm"]}
+    command = [sys.executable, "-m", "papermill", path, out, "-y", json.dumps(values),
+               "--kernel", "python3", "--no-progress-bar"]
+    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    marks = [output.metadata.get("image/svg+xml", {}) for cell in nbformat.read(out, 4).cells
+             for output in cell.get("outputs", []) if "data" in output]
+    drawn = {mark["name"] for mark in marks if "name" in mark}
+    named = {call.args[1].value for call in calls(path, "show.figure")
+             if isinstance(call.args[1], ast.Constant)}
+    assert named and named <= drawn
+
+
 @pytest.mark.parametrize("given, told", [
     ({"sedes": 3}, "UsageError: unknown parameter 'sedes'; did you mean 'seeds'?"),
     ({"seeds": 0}, "UsageError: seeds: wants a whole number from 1 to 1000, got 0")])
