@@ -11,8 +11,6 @@ from multiprocessing import current_process, parent_process
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from seqlib.errors import UsageError
 
 
@@ -72,6 +70,8 @@ def signals_unwind() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end this process as an exception does, with all that it has started;
     the exit code is 128 and the signal's number, as in a shell."""
     def leave(number: int, frame: Any) -> None:
+        import psutil  # which needs modules that Windows lacks
+
         print(f"seqlib: ended by {signal.Signals(number).name}; what is finished is kept, the same "
               "command goes on from there", file=sys.stderr)
         for child in psutil.Process().children(recursive=True):

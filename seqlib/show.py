@@ -244,7 +244,8 @@ def source(*things: Any) -> None:
     """The real source of functions and classes of the package."""
     for thing in things:
         code = textwrap.dedent(inspect.getsource(thing)).rstrip()
-        file = Path(inspect.getsourcefile(thing)).relative_to(Path(__file__).parents[1])
+        file = Path(inspect.getsourcefile(inspect.unwrap(thing)))  # of what a cache wraps
+        file = file.relative_to(Path(__file__).parents[1])
         display(Markdown(f"`{file.as_posix()}`\n\n```python\n{code}\n```"))
 
 

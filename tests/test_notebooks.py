@@ -46,7 +46,8 @@ def names_in(tree):
 
 
 def test_git_sees_a_saved_notebook_without_its_outputs_once_make_lab_has_run(tmp_path):
-    shown = subprocess.run(["make", "-n", "lab", "FLAGS=--no-browser"], cwd=ROOT,
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    shown = subprocess.run(["make", "-n", "lab", "FLAGS=--no-browser"], cwd=ROOT, env=quiet,
                            capture_output=True, text=True, check=True).stdout.splitlines()
     [set_up] = [line for line in shown if line.startswith("git config ")]
     assert shown[-1].endswith("--no-browser")
