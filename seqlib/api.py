@@ -57,15 +57,15 @@ def curves(study: str, name: str, experiment: str | Iterable[str] | None = None,
     else:
         _check_frame(runs, "key", "experiment", "live")
         members = runs.groupby("key", sort=False).experiment.unique().to_dict()
-        live = set(runs.key[runs.live.astype(bool)])  # where both have a run, the frame's counts
-        records = [record for key in members for record in frames.stored(
-            study, [key], Store.live() if key in live else Store.archive())]
-        if members and not records:
+        keys = runs[["key", "live"]].drop_duplicates("key")  # where both stores have a run, `live`
+        records = [(Store.live() if live else Store.archive()).by_key(study, key)
+                   for key, live in keys.itertuples(index=False)]
+        missing = records.count(None)
+        if missing == len(keys) > 0:
             raise UsageError(f"no run of this frame is one of {study}")
-        missing = len(set(runs.key)) - len(records)
         if missing:
-            raise UsageError(f"{missing} of {len(set(runs.key))} runs of this frame have no record "
-                             f"in the stores of {study}")
+            raise UsageError(f"{missing} of {len(keys)} runs of this frame have no record in the "
+                             f"stores of {study}")
     known = sorted({curve for record in records for curve in record.curves})
     if records and name not in known:
         raise nearest(f"curve of {study}", name, known)
@@ -152,9 +152,7 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
         if not isinstance(name, str):
             raise UsageError("compare: wants the names of a metric and of two values of "
                              f"`{by}`, got {short(name)}")
-    numbers = [name for name in runs.columns.drop("seed").unique()
-               if pd.api.types.is_numeric_dtype(runs[[name]].iloc[:, 0])
-               and not pd.api.types.is_bool_dtype(runs[[name]].iloc[:, 0])]
+    numbers = runs.select_dtypes("number").columns.drop("seed", errors="ignore")
     if len(runs) and (metric not in runs.columns or metric == "seed"):
         raise nearest("metric", metric, numbers)
     sides = [_by_seed(runs, metric, by, name) for name in (a, b)]
@@ -228,8 +226,8 @@ def verdicts(study: str | None = None) -> pd.DataFrame:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of the mean, for seaborn's `errorbar=seqlib.interval`; of fewer than two values
-    the value itself."""
+    """95% interval of the mean, for seaborn's `errorbar=seqlib.interval`; of fewer than six values,
+    which no interval is made of, the mean itself."""
     values = np.asarray(values, float)
     if not len(values):
         return float("nan"), float("nan")

@@ -355,8 +355,8 @@ def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdi
             if by_id[part].verdict == "contradicted" != by_id[id_].verdict:
                 by_id[id_].verdict = "contradicted"
                 by_id[id_].reason = f"it entails {part}, which is contradicted"
-    for row in rows:
-        rules.on_stand_ins(row)
+    for row, claim in zip(rows, claims.values()):
+        rules.on_stand_ins(row, figures=claim.test is not None and claim.test.method == "values")
     return rows
 
 
@@ -381,7 +381,6 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
                      for value in sorted(set(used[name]) - {wanted})]
     if test.method == "values":
         rules.values(row, wide[needed], test.pairs)
-        rules.comparable(row)
         return {}
     published = rules.order(row, test.pairs, wide, test.margin)
     if test.requires and not all(rules.below(wide[[*pair]]) for pair in test.requires.pairs):

@@ -1,7 +1,6 @@
 """The command `seqlib`. Exit codes: 0 done, 1 a run failed, 2 bad usage, 130 interrupted."""
 
 import json
-import re
 import sys
 import traceback
 import warnings
@@ -72,15 +71,13 @@ def run(studies, profile, settings, output, workers, timeout):
 
 def parse_seeds(text: str) -> list[int]:
     """`0-29`, `3` or `0,2,5-7` as a sorted list. Raises UsageError on anything else."""
-    seeds = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part.strip())
-        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
-        if low > high:
-            raise UsageError(f"--seeds {text!r}: wants numbers or ranges below 10000, "
-                             "such as 0-29 or 0,2,5-7")
-        seeds |= set(range(low, high + 1))
-    return sorted(seeds)
+    from seqlib.plan import seed_range
+
+    parts = [seed_range(part) for part in text.split(",")]
+    if not all(parts):
+        raise UsageError(f"--seeds {text!r}: wants numbers or ranges below 10000, "
+                         "such as 0-29 or 0,2,5-7")
+    return sorted({seed for part in parts for seed in part})
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, list]:

@@ -20,14 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import psutil
 from filelock import FileLock
 from nbformat import NotebookNode
 from tqdm import tqdm
@@ -36,7 +34,7 @@ from seqlib import ledger, yamls
 from seqlib import plan as plans
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, nearest
-from seqlib.processes import cores, signals_unwind
+from seqlib.processes import cores, kill_children
 from seqlib.record import digest
 from seqlib.store import ROOT, Store, scratch, write_atomically
 
@@ -172,6 +170,7 @@ class Running:
 
     def __init__(self):
         self.processes: set[subprocess.Popen] = set()
+        self.cells: dict[str, int] = {}  # executed so far, by page
         self.ended = False
         self._lock = threading.Lock()
 
@@ -201,27 +200,27 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     been tried."""
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
-    of_book, finished = not any(page.folder for page in pages), {}
+    of_book = not any(page.folder for page in pages)
     for batch in (pages, [Page(LEDGER)] if of_book else []):
         stale = [page for page in batch if not page.fresh()]
-        with (signals_unwind(), ThreadPoolExecutor(max(1, workers)) as executor,
+        with (ThreadPoolExecutor(max(1, workers)) as executor,
               tqdm(total=sum(len(_code_cells(page.notebook)) for page in stale), desc="pages",
                    unit="cell", disable=quiet or not stale) as bar):
-            def show(page: Page, cells: int) -> None:
-                if cells > finished.get(page.name, 0):
-                    bar.set_postfix_str(page.name, refresh=False)
-                    bar.update(cells - finished.get(page.name, 0))
-                    finished[page.name] = cells
-
-            futures = {executor.submit(execute, page, threads, timeout, running, show): page
+            futures = {executor.submit(execute, page, threads, timeout, running): page
                        for page in stale}
+            waiting = set(futures)
             try:
-                for future in as_completed(futures):
-                    try:
-                        future.result()
-                        done.append(futures[future])
-                    except SeqlibError as error:
-                        failures.append(str(error))
+                while waiting:
+                    ended, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+                    # by this thread alone: another one that a signal finds drawing keeps tqdm's
+                    # lock, and closing the bar waits for it for ever
+                    bar.update(sum(running.cells.get(page.name, 0) for page in stale) - bar.n)
+                    for future in ended:
+                        try:
+                            future.result()
+                            done.append(futures[future])
+                        except SeqlibError as error:
+                            failures.append(str(error))
             except BaseException:  # Ctrl-C, or a signal
                 executor.shutdown(wait=False, cancel_futures=True)
                 running.end()
@@ -234,19 +233,17 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     return done
 
 
-def execute(page: Page, threads: int, timeout: float, running: Running,
-            show: Callable[[Page, int], None] = lambda page, cells: None) -> None:
+def execute(page: Page, threads: int, timeout: float, running: Running) -> None:
     """Run one notebook in a process of its own; move it into place when every cell has succeeded.
-    Two runs never work on one page of the book at once. `show` is told the cells that are done."""
+    Two runs never work on one page of the book at once."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(page.output.with_name(f".{page.name}.lock"))
     with contextlib.nullcontext() if page.folder else lock:
         if not page.fresh():  # another run may have made it meanwhile
-            _execute(page, threads, timeout, running, show)
+            _execute(page, threads, timeout, running)
 
 
-def _execute(page: Page, threads: int, timeout: float, running: Running,
-             show: Callable[[Page, int], None]) -> None:
+def _execute(page: Page, threads: int, timeout: float, running: Running) -> None:
     inputs, parent = page.inputs(), scratch() / "pages"
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{page.name}-{os.getpid()}-", dir=parent))
@@ -263,8 +260,8 @@ def _execute(page: Page, threads: int, timeout: float, running: Running,
     try:
         while process.poll() is None and not late:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(min(1.0, max(0.0, until - time.monotonic())))
-            show(page, _cells_done(work))
+                process.wait(min(2.0, max(0.0, until - time.monotonic())))
+            running.cells[page.name] = _cells_done(work) or running.cells.get(page.name, 0)
             late = process.poll() is None and time.monotonic() >= until
     finally:
         _end(process)
@@ -344,14 +341,8 @@ def _parted(cell: NotebookNode) -> list[NotebookNode]:
 def _end(process: subprocess.Popen) -> None:
     """End papermill and its kernel, which has a process group of its own, whatever state they are
     in."""
-    try:
-        family = [*psutil.Process(process.pid).children(recursive=True),
-                  psutil.Process(process.pid)]
-    except psutil.NoSuchProcess:
-        family = []
-    for member in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
+    kill_children(process.pid)
+    process.kill()
     process.wait()
 
 

@@ -162,12 +162,11 @@ def _values(spec: type[Spec], field: str, value: Any) -> Sequence:
     """The values that a field takes in turn: those of a list, and the seeds below a number."""
     value = value.tolist() if hasattr(value, "tolist") else value
     several = isinstance(value, (list, tuple, range))
-    if field == "seed" and (ends := re.fullmatch(r"(\d{1,4})-(\d{1,4})", str(value))):
-        asked, value = value, range(int(ends[1]), int(ends[2]) + 1)
-        if not value:
-            raise UsageError(f"seed is a number of seeds or a list of them, got {asked!r}, which "
+    if field == "seed" and "-" in str(value) and (named := seed_range(str(value))) is not None:
+        if not named:
+            raise UsageError(f"seed is a number of seeds or a list of them, got {value!r}, which "
                              "ends before it begins")
-        return value
+        return named
     if field == "seed" and not (several and value):
         if type(value) is not int or not 1 <= value <= 10_000:
             raise UsageError("seed is a number of seeds (1 to 10000) or a list of them, "
@@ -178,6 +177,13 @@ def _values(spec: type[Spec], field: str, value: Any) -> Sequence:
     if not value:
         raise UsageError(f"{field}: an empty list asks for no run")
     return value
+
+
+def seed_range(text: str) -> range | None:
+    """The seeds that `9-18` or `3` names, none where it ends before it begins; None for what is no
+    such text."""
+    ends = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", text.strip())
+    return range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else None
 
 
 def _annotation(spec: type[Spec], field: str) -> Any:

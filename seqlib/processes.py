@@ -50,19 +50,35 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def check_main(imported: bool = False) -> None:
-    """Raises UsageError in a program that worker processes cannot import, which each of them does
-    first (see `multiprocessing`, "spawn"). `imported`: end such a process instead, where that
-    import would train, which is what the process was started for."""
-    guard = "put what it does below `if __name__ == \"__main__\":`"
+GUARD = "put what it does below `if __name__ == \"__main__\":`"
+
+
+def end_worker_that_imports() -> None:
+    """End a worker process that is importing the main program, as each does first (see
+    `multiprocessing`, "spawn"): to train there is what it was started for."""
     if getattr(current_process(), "_inheriting", False):
-        sys.stderr.write(f"seqlib: {sys.argv[0]} trains while a worker imports it; {guard}\n")
+        sys.stderr.write(f"seqlib: {sys.argv[0]} trains while a worker imports it; {GUARD}\n")
         sys.stderr.flush()
         os._exit(1)
+
+
+def check_main() -> None:
+    """Raises UsageError in a program that worker processes cannot import."""
     file = getattr(sys.modules["__main__"], "__file__", None)
-    if not imported and file and not Path(file).exists():
+    if file and not Path(file).exists():
         raise UsageError(f"worker processes cannot import the program {file}; save it as a file, "
-                         f"and {guard}; or train with workers=1")
+                         f"and {GUARD}; or train with workers=1")
+
+
+def kill_children(of: int | None = None) -> None:
+    """Kill all that a process, by default this one, has started, and what those have."""
+    import psutil  # which needs modules that Windows lacks
+
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(of).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "resource_tracker" not in " ".join(child.cmdline()):  # it cleans up behind us
+                    child.kill()
 
 
 @contextmanager
@@ -70,14 +86,9 @@ def signals_unwind() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end this process as an exception does, with all that it has started;
     the exit code is 128 and the signal's number, as in a shell."""
     def leave(number: int, frame: Any) -> None:
-        import psutil  # which needs modules that Windows lacks
-
         print(f"seqlib: ended by {signal.Signals(number).name}; what is finished is kept, the same "
               "command goes on from there", file=sys.stderr)
-        for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                if "resource_tracker" not in " ".join(child.cmdline()):  # it cleans up behind us
-                    child.kill()
+        kill_children()
         raise SystemExit(128 + number)
 
     before = {}

@@ -155,15 +155,6 @@ def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     row.reason += f"; ranked the other way: {', '.join(turned)}" if turned else ""
 
 
-def comparable(row: Verdict) -> None:
-    """Figures of stand-ins are not held against the document's."""
-    if row.stand_ins:
-        empty = "the document left its figures empty, and ours are "
-        row.verdict = "not comparable"
-        row.reason = f"recorded with the stand-in {', '.join(row.stand_ins)}"
-        row.reason = row.reason if row.seed_value else empty + row.reason
-
-
 def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Comparison:
     """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, its p
     adjusted by max-T over pairs."""
@@ -213,7 +204,7 @@ def weakens(published: Comparison, repair: Comparison) -> str:
 
 def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) -> None:
     """The published comparison decides; where it holds and a repair takes it away, the claim is
-    confounded."""
+    confounded. The reason names the repairs that decide, and all others that do not hold."""
     row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
     if first.seeds >= stats.MINIMUM:  # fewer test nothing
         row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
@@ -223,24 +214,29 @@ def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) ->
         name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
         for name, c in repairs.items()}
     few = [f"{first.seeds} seeds decide nothing"] if first.seeds < stats.MINIMUM else []
-    row.reason = "; ".join(few + [
-        f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
-        if few or row.verdict not in HOLDS or repair["verdict"] not in HOLDS])
+    holds = row.verdict in HOLDS
     deciding = {name: how for name, c in repairs.items()
-                if c.verdict() not in HOLDS and (how := weakens(first, c))}
-    if row.verdict in HOLDS and deciding:
+                if holds and c.verdict() not in HOLDS and (how := weakens(first, c))}
+    others = [f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
+              if name not in deciding and not (holds and repair["verdict"] in HOLDS)]
+    if deciding:
         # the document published nothing on a pending claim
         compared = "first compared" if row.kind == "pending" else "published"
         decided = "; ".join(f"with {name}: {how}" for name, how in deciding.items())
-        others = [f"with {name}: {repair['verdict']}" for name, repair in row.repairs.items()
-                  if name not in deciding and repair["verdict"] not in HOLDS]
-        row.reason = "; ".join([f"holds as {compared}, which is taken away {decided}", *others])
+        others.insert(0, f"holds as {compared}, which is taken away {decided}")
         row.verdict = "confounded"
+    row.reason = "; ".join(few + others)
 
 
-def on_stand_ins(row: Verdict) -> None:
-    """Of a ranking of stand-ins the verdict's name says that only the direction can be compared."""
-    if row.stand_ins and row.verdict != "not comparable":
+def on_stand_ins(row: Verdict, figures: bool) -> None:
+    """`figures` of stand-ins are not held against the document's; of a ranking the verdict's name
+    says that only the direction can be compared."""
+    if not row.stand_ins:
+        return
+    where = f"recorded with the stand-in {', '.join(row.stand_ins)}"
+    if figures:
+        empty = "the document left its figures empty, and ours are "
+        row.verdict, row.reason = "not comparable", where if row.seed_value else empty + where
+    else:
         row.verdict = ON_A_STAND_IN.get(row.verdict, row.verdict)
-        where = f"recorded with the stand-in {', '.join(row.stand_ins)}"
         row.reason = "; ".join(filter(None, [row.reason, where]))

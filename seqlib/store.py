@@ -65,9 +65,10 @@ def _check_version(path: Path, version: object) -> None:
                           "use the seqlib that wrote it")
 
 
-def _studies() -> list[str]:
-    """Names of the packages in `seqlib/studies`, without importing them."""
-    return sorted(path.parent.name for path in Path(__file__).parent.glob("studies/*/plan.yaml"))
+def studies_in(folder: Path = Path(__file__).parent / "studies") -> list[str]:
+    """Names of the studies in a folder, packages that have a plan, without importing them."""
+    return sorted(path.parent.name for path in folder.glob("*/plan.yaml")
+                  if (path.parent / "__init__.py").exists())
 
 
 class Store:
@@ -108,7 +109,7 @@ class Store:
         if self.root.exists() and not self.root.is_dir():
             raise SeqlibError(
                 f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
-        if not (self.root / study).exists() and study not in (known := _studies()):
+        if not (self.root / study).exists() and study not in (known := studies_in()):
             raise nearest("study", study, known)
         for path in sorted((self.root / study).glob("[0-9a-f]" * 64 + ".json")):
             record = self._read(path)

@@ -11,7 +11,6 @@ are the packages in `seqlib/studies`.
 import hashlib
 import importlib
 import math
-import pkgutil
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from seqlib import accepted, code
 from seqlib.errors import SeqlibError, UsageError, first_line, nearest
 from seqlib.record import Record, Spec, digest
-from seqlib.store import scratch
+from seqlib.store import scratch, studies_in
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +37,8 @@ FIRST = ("airline", "shakespeare", "attention_search", "ernie", "gpt2")  # as in
 
 def names() -> list[str]:
     """All studies: those of the book in its order, then the others by name."""
-    found = {module.name for module in pkgutil.iter_modules([str(FOLDER)])
-             if (FOLDER / module.name / "plan.yaml").exists()}
-    return [name for name in FIRST if name in found] + sorted(found.difference(FIRST))
+    found = studies_in(FOLDER)
+    return sorted(found, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
 def folder(name: str) -> Path:
@@ -178,10 +176,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that gave no record, and why."""
+    """A run that gave no record, and why; `cause` is the error that stopped it, where one did."""
 
     spec: Spec
     error: str
+    cause: Exception | None = None
 
 
 def _train(name: str, specs: list[Spec], arms: Mapping[str, Any] | None = None) -> list:

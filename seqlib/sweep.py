@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_line
-from seqlib.processes import check_main, cores, limit_threads
+from seqlib.processes import check_main, cores, end_worker_that_imports, limit_threads
 from seqlib.record import Record, Spec
 from seqlib.store import Store, scratch, write_atomically
 from seqlib.study import Failure, title
@@ -83,7 +83,7 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     """
     if not specs:
         return []
-    check_main(imported=True)
+    end_worker_that_imports()
     study = studies.get(specs[0].study)
     counts = study.current if redo_older else lambda record: True
     known = {spec.key: _counted(store.get(spec), counts) for spec in specs}
@@ -97,14 +97,15 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study,
                   unit="run", disable=quiet or not missing) as bar:
             under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
-                               fail_fast, sends=not isinstance(executor or ours, InProcess))
+                               fail_fast)
             held_elsewhere = under_way.groups(groups, wait_for_locks=False)
             under_way.groups(held_elsewhere, wait_for_locks=True)
     finally:
         if ours:
             ours.shutdown(wait=False, cancel_futures=True)
     if under_way.failures:
-        raise SeqlibError(_table(under_way.failures)) from under_way.error
+        causes = (failure.cause for failure in under_way.failures)
+        raise SeqlibError(_table(under_way.failures)) from next(filter(None, causes), None)
     return [known[spec.key] for spec in specs]
 
 
@@ -138,9 +139,7 @@ class _Sweep:
     trained: list[Record]
     counts: Callable[[Record], bool]
     fail_fast: bool
-    sends: bool  # whether runs go to other processes
     failures: list[Failure] = field(default_factory=list)
-    error: Exception | None = None
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
         """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
@@ -154,9 +153,7 @@ class _Sweep:
                         if mine:
                             seeds = f"{mine[0].seed}" + f" to {mine[-1].seed}" * (len(mine) > 1)
                             self.bar.set_postfix_str(f"{mine[0].arm} seed {seeds}")
-                            arms = studies.get(mine[0].study).sent(mine) if self.sends else {}
-                            future = self.executor.submit(run_group, mine, arms)
-                            running[future] = (mine, locks.pop_all())
+                            running[self.submit(mine)] = (mine, locks.pop_all())
                 for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
                     mine, locks = running.pop(future)
                     with locks:
@@ -165,6 +162,12 @@ class _Sweep:
             for _, locks in running.values():
                 locks.close()
         return held_elsewhere
+
+    def submit(self, specs: list[Spec]) -> Future:
+        """Start a group; another process gets the arms as they are here."""
+        here = isinstance(self.executor, InProcess)
+        arms = {} if here else studies.get(specs[0].study).sent(specs)
+        return self.executor.submit(run_group, specs, arms)
 
     def take(self, specs: list[Spec], locks: ExitStack,
              wait_for_locks: bool) -> tuple[list[Spec], list[Spec]]:
@@ -187,10 +190,10 @@ class _Sweep:
                 self.failures.append(one)
                 facts = {"spec": spec.model_dump(mode="json"), "error": one.error,
                          "when": datetime.now().isoformat(timespec="seconds"),
-                         "traceback": traceback.format_exception(self.error) if self.error else []}
+                         "traceback": traceback.format_exception(one.cause) if one.cause else []}
                 write_atomically(note_of(spec), json.dumps(facts, indent=1).encode())
                 if self.fail_fast:
-                    raise SeqlibError(one.error) from self.error
+                    raise SeqlibError(one.error) from one.cause
             else:
                 self.store.put(one)
                 self.known[one.key] = one
@@ -211,8 +214,12 @@ class _Sweep:
         except UsageError:
             raise
         except Exception as error:
-            self.error = error
-            known = isinstance(error, SeqlibError)
-            return [(spec, Failure(spec, str(error) if known else f"{title(spec)}: "
-                                   f"{type(error).__name__}: {first_line(error)} (its traceback is "
-                                   f"in {note_of(spec)})")) for spec in specs]
+            return [(spec, Failure(spec, _said(error, spec), error)) for spec in specs]
+
+
+def _said(error: Exception, spec: Spec) -> str:
+    """An error that stopped a run, as one line; one that nobody expected with where to look."""
+    if isinstance(error, SeqlibError):
+        return str(error)
+    return (f"{title(spec)}: {type(error).__name__}: {first_line(error)} (its traceback is in "
+            f"{note_of(spec)})")

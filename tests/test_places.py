@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seqlib import data, pages, places, provenance
+from seqlib import data, places, processes, provenance
 from seqlib.store import Store, scratch
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def test_windows_counts_its_memory_and_has_no_hangup(monkeypatch):
     assert provenance.peak_rss_mb() == 3
     monkeypatch.delattr(signal, "SIGHUP")
     before = signal.getsignal(signal.SIGTERM)
-    with pages.signals_unwind():
+    with processes.signals_unwind():
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
 

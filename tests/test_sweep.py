@@ -95,6 +95,16 @@ def test_one_diverging_seed_of_a_stack_loses_itself_alone(tmp_path, monkeypatch)
     assert not note_of(specs[2]).exists() and len(list(store.records("airline"))) == 4
 
 
+def test_a_run_that_diverges_is_not_noted_with_another_s_traceback(tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "gru", replace(ARMS["gru"], hidden=-1))  # torch refuses it
+    monkeypatch.setitem(ARMS, "lstm", Exploding("lstm", 8))
+    raises, diverges = (AirlineSpec(arm=arm, epochs=1) for arm in ("gru", "lstm"))
+    with pytest.raises(SeqlibError, match="2 runs failed"):
+        sweep([raises, diverges], Store(tmp_path / "store"), quiet=True)
+    assert json.loads(note_of(raises).read_text())["traceback"]
+    assert json.loads(note_of(diverges).read_text())["traceback"] == []
+
+
 def test_runs_go_on_beside_one_that_fails_and_all_failures_are_named(tmp_path, monkeypatch):
     store, good = Store(tmp_path / "store"), SPECS[:3]
     monkeypatch.setitem(ARMS, "gru", replace(ARMS["gru"], hidden=-1))  # torch refuses it
