@@ -219,9 +219,9 @@ def verdicts(study: str | None = None) -> pd.DataFrame:
     >>> seqlib.verdicts("airline").loc["A01", "verdict"]
     'reproduced'
     """
-    from seqlib import claims, ledger
+    from seqlib import ledger
 
-    rows = ledger.as_rows(claims.ledger(None if study is None else [study]))
+    rows = ledger.rows(None if study is None else [study])
     return pd.DataFrame(rows, columns=ledger.COLUMNS).set_index("id", drop=False)
 
 

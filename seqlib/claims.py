@@ -26,7 +26,8 @@ from seqlib.store import Store
 
 RUNS = ("experiment", "where", "metric", "columns", "pairs")
 METHODS = {"parameters": ("arm", "between"), "same size": ("within",), "values": (*RUNS, "needs"),
-           "order": (*RUNS, "margin", "repairs", "requires", "needs", "entails")}
+           "order": (*RUNS, "margin", "repairs", "requires", "needs", "entails", "blocks",
+                     "slack")}
 REQUIRED = {"same size": ("within",), "order": ("margin", "pairs")}
 PUBLISHED = "as published"
 QUOTED = 15  # words of a document, at most
@@ -111,7 +112,10 @@ class Test(Choice):
     values: figures of one run against ours. `pairs` are the rankings that count (default: all),
     `needs` the settings without which they are not comparable.
     order: the first of each pair is lower; `margin` is the relative difference below which both
-    are equivalent. Where a claim that this one `entails` is contradicted, so is this one.
+    are equivalent. Where a claim that this one `entails` is contradicted, so is this one. With
+    `blocks` the error of a run is that of all arms of the experiment (stats.Blocks), so that few
+    seeds of many arms decide; repairs are tested by their pairs alone. With `slack` the first may
+    be higher by up to that share of the second (non-inferiority).
     """
 
     method: Literal[tuple(METHODS)]
@@ -126,6 +130,8 @@ class Test(Choice):
     repairs: dict[str, Repair] = {}
     requires: Requires | None = None
     entails: list[str] = []
+    blocks: bool = False
+    slack: float = Field(0.0, ge=0)
 
     @model_validator(mode="after")
     def check_fields(self) -> "Test":
@@ -147,13 +153,31 @@ class Source(Strict):
     commit: str = ""
 
 
+class Population(Strict):
+    """Units beside seeds on which the same runs were evaluated, such as test items: `figures` gives
+    a metric's figure of each unit, as an expression over curves and metrics or as a list of
+    metrics, a unit each. `experiment` is another one than the test's."""
+
+    units: str
+    figures: dict[str, str | list[str]]
+    experiment: str | None = None
+
+
+class Bound(Strict):
+    """A number of ours that a test holds figures against, and the columns in which it stands."""
+
+    value: int | float
+    columns: list[str]
+
+
 class Claim(Strict):
     """Kinds: exact, without tolerance; value, of one run; order, a ranking; gap, a difference with
     its size; mechanism, a reason, tested by an experiment of its own; pending, left empty by the
     document. `source` names one of the sources and a line of it (`document 003, line 41`), further
     ones after a semicolon; `quote` is the document's own words there, None where it does not say it
     itself. `figures` are the source's, `changes` says what would change the verdict; `post_hoc`
-    claims were declared when the records had been seen."""
+    claims were declared when the records had been seen. How far a verdict reaches, `population` and
+    `bound`, is computed in `seqlib.reach`."""
 
     kind: Literal["exact", "value", "order", "gap", "mechanism", "pending"]
     says: str
@@ -163,6 +187,8 @@ class Claim(Strict):
     test: Test | None = None
     changes: str = ""
     post_hoc: bool = False
+    population: Population | None = None
+    bound: Bound | None = None
 
     @model_validator(mode="after")
     def check_quote(self) -> "Claim":
@@ -177,13 +203,14 @@ class Claim(Strict):
 
 
 class Document(Strict):
-    """A claims.yaml."""
+    """A claims.yaml. `alternatives` of a metric are other ones by which it could be judged."""
 
     document: str = ""
     title: str
     flaws: str = ""
     sources: dict[str, Source] = {}
     experiment: str | list[str] | None = None
+    alternatives: dict[str, list[str]] = {}
     claims: dict[str, Any] = {}  # each is read as a Claim
 
 
@@ -243,6 +270,11 @@ def check(name: str, claim: Claim, runs: pd.DataFrame) -> None:
     *_, columns = compared(claim)
     columns |= {name: Column(arm=name).within(test) for name in figures if name not in columns}
     above = [name for name, column in columns.items() if isinstance(column, Column)]
+    if claim.bound:
+        with_bound(claim, 0)
+    for metric in claim.population.figures if claim.population else ():
+        _known("metric of the test", [metric], {c.metric for c in columns.values()
+                                                if isinstance(c, Column) and c.arm})
     for name, column in columns.items():
         if isinstance(column, Column):
             _check_column(name, column, () if name in test.columns else test.columns, runs)
@@ -304,6 +336,23 @@ def compared(claim: Claim) -> tuple[list[str], dict[str, Pairs], dict[str, Colum
                              for name, column in columns.items()}
 
 
+def with_bound(claim: Claim, value: float) -> dict[str, Column | float | str]:
+    """The columns of a claim with another value for its bound. Raises UsageError on a bound that
+    does not stand in its columns."""
+    *_, columns = compared(claim)
+    number = re.compile(rf"(?<![\w.]){re.escape(str(claim.bound.value))}(?![\w.])")
+    for name in claim.bound.columns:
+        _known("column of the test", [name], columns)
+        column = columns[name]
+        text = str(column.metric if isinstance(column, Column) else column)
+        changed, found = number.subn(f"({value})", text, count=1)
+        if not found:
+            raise UsageError(f"bound: {claim.bound.value} does not stand in {name!r}, {text}")
+        columns[name] = (column.model_copy(update={"metric": changed})
+                         if isinstance(column, Column) else changed)
+    return columns
+
+
 def ledger(names: Iterable[str] | None = None) -> list[Verdict]:
     """Verdicts of some studies (all if None), in the order of the book. Raises UsageError on an
     unknown study."""
@@ -313,10 +362,14 @@ def ledger(names: Iterable[str] | None = None) -> list[Verdict]:
 
 def study_verdicts(name: str) -> list[Verdict]:
     """Verdicts on a study's claims, computed again when claims, plan or archive have changed."""
+    return list(_study_verdicts(name, state(name)))
+
+
+def state(name: str) -> tuple:
+    """What a study's verdicts depend on, for caches of them."""
     folder, archive = studies.folder(name), Store.archive().root.resolve() / name
     files = [folder / "claims.yaml", folder / "plan.yaml", archive]
-    changed = tuple((file, file.stat().st_mtime_ns) for file in files if file.exists())
-    return list(_study_verdicts(name, changed))
+    return tuple((file, file.stat().st_mtime_ns) for file in files if file.exists())
 
 
 @functools.lru_cache(maxsize=64)
@@ -343,7 +396,7 @@ def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdi
         # fewer seeds cannot reach p < 0.05: nothing is tested there
         tested = [one for row, ones in zip(rows, found) if row.post_hoc == post_hoc
                   for name, one in ones.items()
-                  if (name != PUBLISHED) == repair and one.seeds >= stats.MINIMUM]
+                  if (name != PUBLISHED) == repair and one.enough]
         for one, p in zip(tested, stats.holm([one.p for one in tested])):
             one.p_holm = p
     for row, comparisons in zip(rows, found):
@@ -371,7 +424,7 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
         rules.parameters(row, test.arm, test.between, test.within)
         return {}
     needed, repairs, columns = compared(claim)
-    wide, used = _wide(columns, runs)
+    wide, used = compute(columns, runs)
     absent = {name for name in wide if wide[name].count() < 2}
     if lacking := [name for name in needed if name in absent]:
         row.reason = f"the archive lacks runs of {', '.join(lacking)}"
@@ -382,24 +435,32 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
     if test.method == "values":
         rules.values(row, wide[needed], test.pairs)
         return {}
-    published = rules.order(row, test.pairs, wide, test.margin)
+    tests = stats.Blocks.of(_all_arms(test, runs)) if test.blocks else stats.PAIRED
+    size = {"margin": test.margin, "slack": test.slack}
+    published = rules.order(row, test.pairs, wide, tests=tests, **size)
     if test.requires and not all(rules.below(wide[[*pair]]) for pair in test.requires.pairs):
         row.verdict, row.reason = "inconclusive", test.requires.otherwise
         row.seeds, row.ours, row.ci = published.seeds, published.effects, published.ci
         return {}
     missing = [name for name, pairs in repairs.items() if not pairs or absent & {*names_of(pairs)}]
     row.repairs = {name: {"verdict": "not run"} for name in missing}
-    return {PUBLISHED: published} | {name: rules.order(row, pairs, wide, test.margin)
+    return {PUBLISHED: published} | {name: rules.order(row, pairs, wide, **size)
                                      for name, pairs in repairs.items() if name not in missing}
 
 
-def _wide(columns: dict[str, Column | float | str],
+def _all_arms(test: Test, runs: pd.DataFrame) -> pd.DataFrame:
+    """The metric of every arm with the settings of a test, a column an arm and a row a seed."""
+    arms = runs[runs.experiment.isin(_listed(test.experiment))].arm.unique()
+    return compute({arm: Column(arm=arm).within(test) for arm in arms}, runs)[0].dropna()
+
+
+def compute(columns: dict[str, Column | float | str],
           runs: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What is compared, a column a name and a row a seed, and the runs that it comes from."""
     wide, keys = {}, set()
     for name, column in columns.items():
         if isinstance(column, Column):
-            rows = _chosen(name, column, runs)
+            rows = choose(name, column, runs)
             keys |= set(rows.key)
             wide[name] = _figures(column, rows)
     wide = pd.DataFrame(wide)
@@ -409,17 +470,18 @@ def _wide(columns: dict[str, Column | float | str],
     return wide.sort_index(), runs[runs.key.isin(keys)].drop_duplicates("key")
 
 
-def _chosen(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
+def choose(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
     """A column's runs. Raises UsageError on a metric that none of them has, and on several runs of
     a seed."""
     rows = runs
     for field, values in column.choices().items():
         rows = rows[rows[field].isin(values)]
     rows = rows.drop_duplicates("key").sort_values("key")
-    if len(rows):
+    wanted = [part for metric in _listed(column.metric) for part in names_in(metric)]
+    if any(part not in rows or rows[part].dtype == object or rows[part].isna().all()
+           for part in wanted) and len(rows):
         figures = rows.select_dtypes("number").dropna(axis="columns", how="all")
-        for metric in _listed(column.metric):
-            _known("metric", names_in(metric), figures.columns)
+        _known("metric", wanted, figures.columns)
     if rows.duplicated(["arm", "seed"]).any():
         raise UsageError(f"column {name!r} matches several records of one seed; narrow its `where`")
     return rows

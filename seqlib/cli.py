@@ -215,9 +215,9 @@ def new(name):
 @JSON
 def show_claims(name, as_json):
     """The verdict on every claim, computed from the archive."""
-    from seqlib import claims, ledger
+    from seqlib import ledger
 
-    rows = ledger.as_rows(claims.ledger(None if name is None else [name]))
+    rows = ledger.rows(None if name is None else [name])
     if not as_json:
         rows = [{"id": row["id"], "verdict": row["verdict"], "seeds": row["seeds"],
                  "p (Holm)": row["p_holm"], "claim": row["says"][:90], "why": row["reason"][:80]}

@@ -82,8 +82,7 @@ def read(name: str) -> Log:
             for test in (change.test_before for change in log.claims[id_].changes):
                 if test:
                     test.experiment = test.experiment or document.experiment
-                    earlier = document.claims[id_].model_copy(update={"test": test})
-                    claims.check(name, earlier, claims.planned(name))
+                    claims.check(name, _with(document.claims[id_], test), claims.planned(name))
     return log
 
 
@@ -122,13 +121,18 @@ def rows(names: Iterable[str] | None = None) -> pd.DataFrame:
                           and claim.test and claim.test.method == "order"}
                 needs = {"needs": known[id_].test.needs}  # the rule on stand-ins is today's
                 test = change.test_before.model_copy(update=needs)
-                family[id_] = known[id_].model_copy(update={"test": test})
+                family[id_] = _with(known[id_], test)
                 before = {one.id: one for one in claims.judge(name, family, runs)}[id_]
                 row |= {"before": before.verdict, "repairs": _turned(before, now[id_])}
             found.append(row)
         found += [{"claim": ", ".join(change.claims), "study": name, **dict(change)}
                   for change in log.plan]
     return pd.DataFrame(found, columns=COLUMNS).fillna("")
+
+
+def _with(claim: Claim, test: Test) -> Claim:
+    """A claim with another test; what belongs to its own goes."""
+    return claim.model_copy(update={"test": test, "bound": None, "population": None})
 
 
 def _turned(before: Verdict, now: Verdict) -> str:

@@ -7,16 +7,18 @@ from typing import Any
 import nbformat
 import numpy as np
 
-from seqlib import claims, study
+from seqlib import claims, reach, study
 from seqlib.rules import VERDICTS, Verdict
 from seqlib.store import ROOT
 
 COLUMNS = [field.name for field in fields(Verdict)]
 
 
-def as_rows(rows: Iterable[Verdict]) -> list[dict[str, Any]]:
-    """JSON-ready rows: None for what is not finite."""
-    return [_finite(asdict(row)) for row in rows]
+def rows(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The verdicts of some studies (all if None) as JSON-ready rows, None for what is not finite.
+    Raises UsageError on an unknown study."""
+    names = study.names() if names is None else names
+    return [_finite(asdict(row)) for name in names for row in reach.verdicts(name)]
 
 
 def _finite(value: Any) -> Any:

@@ -25,7 +25,8 @@ class Verdict:
     interval that a figure of one run is held against; `p_holm` is `p` adjusted within the study,
     over the claims declared before the records or over the `post_hoc` ones; `detectable` is the
     smallest difference of a pair that its runs would have shown in four cases of five, `stand_ins`
-    what they have in place of settings that the claim needs."""
+    what they have in place of settings that the claim needs; `populations` and `tipping` are from
+    `seqlib.reach`."""
 
     id: str
     study: str
@@ -48,6 +49,8 @@ class Verdict:
     quote: str | None = None
     post_hoc: bool = False
     detectable: dict = field(default_factory=dict)
+    populations: dict = field(default_factory=dict)
+    tipping: dict = field(default_factory=dict)
     stand_ins: list = field(default_factory=list)
 
 
@@ -66,10 +69,11 @@ class Comparison:
     ratios: pd.DataFrame  # log of the pair's ratio, a column a pair, a row a seed
     matches_size: bool
     detectable: dict
+    enough: bool  # seeds for a test
     p_holm: float = 1.0
 
     def verdict(self) -> str:
-        if self.seeds < stats.MINIMUM:
+        if not self.enough:
             return "inconclusive"
         if self.equivalent:
             return "equivalent"
@@ -155,24 +159,27 @@ def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     row.reason += f"; ranked the other way: {', '.join(turned)}" if turned else ""
 
 
-def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float) -> Comparison:
+def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float, slack: float = 0.0,
+          tests: stats.Paired | stats.Blocks = stats.PAIRED) -> Comparison:
     """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, its p
-    adjusted by max-T over pairs."""
+    adjusted over pairs. With `slack` a pair holds where the first is not higher than the second by
+    as much; that is no difference that two equivalent arms would lack."""
     wide, figures = wide[names_of(pairs)].dropna(), row.seed_value or {}
     differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
+    tested = {(a, b): (wide[a] - (1 + slack) * wide[b]).to_numpy() for a, b in pairs}
+    joint = dict(zip(differences, tests.joint(tested)))
     margins = {f"{a} - {b}": margin * wide[b].mean() for a, b in pairs}
     claimed = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if {a, b} <= {*figures}}
-    p = {k: stats.sign_flip_p(d) for k, d in differences.items()}
-    ci = _intervals(differences)
-    turned = [k for k, d in differences.items() if d.mean() >= 0]
-    joint = dict(zip(differences, stats.max_t_p(np.array([*differences.values()]).T)))
+    ci = {k: list(tests.interval(d)) for k, d in differences.items()}
+    turned = [k for k, d in zip(differences, tested.values()) if d.mean() >= 0]
+    equivalent = max(tests.equivalence_p(d, margins[k]) for k, d in differences.items()) < 0.05
     return Comparison(
-        seeds=len(wide), ci=ci, figures=claimed,
+        seeds=len(wide), ci=ci, figures=claimed, enough=len(wide) >= tests.least,
         effects={k: float(d.mean()) for k, d in differences.items()},
-        p=float(min(joint[k] for k in turned)) if turned else max(p.values()),
-        detectable={k: stats.detectable(d) for k, d in differences.items()},
+        p=float(min(joint[k] for k in turned)) if turned else max(map(tests.p, tested.values())),
+        detectable={k: tests.detectable(d) for k, d in differences.items()},
         claimed_direction=not turned,
-        equivalent=max(stats.tost_p(d, margins[k]) for k, d in differences.items()) < 0.05,
+        equivalent=equivalent and not slack,
         probability=min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
         ratios=pd.DataFrame({i: np.log((wide[a] / wide[b]).where(lambda ratio: ratio > 0))
                              for i, (a, b) in enumerate(pairs)}),
@@ -206,14 +213,14 @@ def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) ->
     """The published comparison decides; where it holds and a repair takes it away, the claim is
     confounded. The reason names the repairs that decide, and all others that do not hold."""
     row.verdict, row.seeds, row.ours, row.ci = first.verdict(), first.seeds, first.effects, first.ci
-    if first.seeds >= stats.MINIMUM:  # fewer test nothing
+    if first.enough:  # fewer test nothing
         row.p, row.p_holm, row.probability = first.p, first.p_holm, first.probability
         row.detectable = first.detectable
     row.seed_value = first.figures or row.seed_value
     row.repairs |= {
         name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
         for name, c in repairs.items()}
-    few = [f"{first.seeds} seeds decide nothing"] if first.seeds < stats.MINIMUM else []
+    few = [] if first.enough else [f"{first.seeds} seeds decide nothing"]
     holds = row.verdict in HOLDS
     deciding = {name: how for name, c in repairs.items()
                 if holds and c.verdict() not in HOLDS and (how := weakens(first, c))}

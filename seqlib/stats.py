@@ -3,11 +3,12 @@
 Sources: sign-flip test (Fisher's randomisation test on paired differences) and its inversion
 (Tritchler 1984, J. Am. Stat. Assoc. 79), max-T (Westfall and Young 1993), probability of
 improvement (Agarwal et al. 2021, arXiv 2108.13264, section 4.3), two one-sided tests (Schuirmann
-1987), Holm (1979).
+1987), Holm (1979), comparisons of several arms (Dunnett 1955, J. Am. Stat. Assoc. 50).
 """
 
 import functools
 import math
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -90,6 +91,74 @@ def sign_flip_p(differences: np.ndarray) -> float:
     test = stats.permutation_test((differences,), np.mean, permutation_type="samples",
                                   n_resamples=RESAMPLES, rng=np.random.default_rng(0))
     return float(test.pvalue)
+
+
+class Paired:
+    """Tests of differences (n,) between two arms, from these differences alone."""
+
+    least = MINIMUM  # seeds
+    p, interval, detectable = map(staticmethod, (sign_flip_p, mean_interval, detectable))
+
+    @staticmethod
+    def joint(differences: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+        return max_t_p(np.array([*differences.values()]).T)
+
+    @staticmethod
+    def equivalence_p(differences: np.ndarray, margin: float) -> float:
+        return tost_p(differences, margin)
+
+
+PAIRED = Paired()
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """As `Paired`, for few seeds of many arms: each seed is a block of a randomized-block design,
+    and what neither arm nor seed explains, of all arms together, is the error of a run. Student's
+    t, adjusted for several pairs as Dunnett does; wants errors of one size, near normal.
+
+    error: the standard deviation of a run. freedom: degrees of freedom behind it."""
+
+    error: float
+    freedom: int
+    least = 2
+
+    @classmethod
+    def of(cls, wide: pd.DataFrame) -> "Blocks":
+        """From a figure of every arm (a column) and seed (a row), without gaps."""
+        residual = (wide - wide.mean()).to_numpy()
+        residual = residual - residual.mean(1, keepdims=True)
+        freedom = (wide.shape[0] - 1) * (wide.shape[1] - 1)
+        return cls(float(np.sqrt((residual**2).sum() / freedom)), freedom)
+
+    def _scale(self, differences: np.ndarray) -> float:
+        return self.error * math.sqrt(2 / len(differences))
+
+    def p(self, differences: np.ndarray) -> float:
+        t = abs(differences.mean()) / self._scale(differences)
+        return float(2 * stats.t.sf(t, self.freedom))
+
+    def interval(self, differences: np.ndarray) -> tuple[float, float]:
+        reach = stats.t.ppf(0.975, self.freedom) * self._scale(differences)
+        return float(differences.mean() - reach), float(differences.mean() + reach)
+
+    def detectable(self, differences: np.ndarray) -> float:
+        reach = stats.t.ppf(0.975, self.freedom) + stats.t.ppf(0.8, self.freedom)
+        return float(reach * self._scale(differences))
+
+    def joint(self, differences: dict[tuple[str, str], np.ndarray]) -> np.ndarray:
+        """p of each pair (names of two arms: differences) among all of them, from 10^5 draws."""
+        rng = np.random.default_rng(0)
+        names = sorted({name for pair in differences for name in pair})
+        arms = dict(zip(names, rng.standard_normal((len(names), 100_000))))
+        spread = np.sqrt(2 * rng.chisquare(self.freedom, 100_000) / self.freedom)
+        largest = np.max([abs(arms[a] - arms[b]) / spread for a, b in differences], axis=0)
+        t = [abs(d.mean()) / self._scale(d) for d in differences.values()]
+        return np.array([(largest >= one).mean() for one in t])
+
+    def equivalence_p(self, differences: np.ndarray, margin: float) -> float:
+        t = (margin - abs(differences.mean())) / self._scale(differences)
+        return float(stats.t.sf(t, self.freedom))
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -1,8 +1,10 @@
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as reference
+from statsmodels.formula import api as smf
 from statsmodels.stats.multitest import multipletests
 
 from seqlib import stats
@@ -88,3 +90,46 @@ def test_tost_agrees_with_the_ninety_percent_interval():
         low, high = reference.t.interval(0.9, 19, d.mean(), reference.sem(d))
         assert (stats.tost_p(d, 0.3) < 0.05) == (-0.3 < low and high < 0.3)
     assert stats.tost_p(np.full(6, 0.1), 0.2) == 0.0 and stats.tost_p(np.full(6, 0.3), 0.2) == 1.0
+
+
+def blocks(seeds=3, arms=8, spread=1.0, seed=0):
+    """A figure of every arm and seed, with effects of both."""
+    rng = np.random.default_rng(seed)
+    figures = rng.normal(size=(seeds, 1)) * 5 + rng.normal(size=arms) * 3
+    columns = [f"arm {i}" for i in range(arms)]
+    return pd.DataFrame(figures + rng.normal(0, spread, (seeds, arms)), columns=columns)
+
+
+def test_blocks_are_the_two_way_analysis_of_variance():
+    wide = blocks()
+    long = wide.melt(ignore_index=False, var_name="arm", value_name="y").reset_index(names="seed")
+    fit = smf.ols("y ~ C(arm) + C(seed)", long).fit()
+    found, d = stats.Blocks.of(wide), (wide["arm 3"] - wide["arm 0"]).to_numpy()
+    assert found.freedom == fit.df_resid == 14
+    assert found.error**2 == pytest.approx(fit.mse_resid)
+    assert found.p(d) == pytest.approx(fit.pvalues["C(arm)[T.arm 3]"])
+    assert found.interval(d) == pytest.approx(fit.conf_int().loc["C(arm)[T.arm 3]"].to_list())
+
+
+def test_blocks_adjust_for_several_pairs_as_dunnett_does():
+    wide = blocks(seeds=6, arms=4, spread=2.0)
+    wide = wide.sub(wide.mean(axis=1), axis=0)
+    found = stats.Blocks(error=2.0, freedom=20)
+    pairs = {(arm, "arm 0"): (wide[arm] - wide["arm 0"]).to_numpy() for arm in list(wide)[1:]}
+    t = np.array([abs(d.mean()) / (2.0 * np.sqrt(2 / 6)) for d in pairs.values()])
+    shape = np.full((3, 3), 0.5) + 0.5 * np.eye(3)
+    joint = reference.multivariate_t(shape=shape, df=20)
+    expected = [1 - joint.cdf(np.full(3, one), lower_limit=np.full(3, -one)) for one in t]
+    assert found.joint(pairs) == pytest.approx(expected, abs=0.006)
+    assert (found.joint(pairs) >= [found.p(d) - 0.006 for d in pairs.values()]).all()
+
+
+def test_blocks_find_equivalence_and_say_what_they_can_find():
+    found = stats.Blocks(error=1.0, freedom=24)
+    d, scale = np.array([0.1, -0.1, 0.0]), np.sqrt(2 / 3)
+    assert found.equivalence_p(d, 3 * scale) == pytest.approx(reference.t.sf(3, 24))
+    assert found.equivalence_p(d + 5, 1.0) > 0.95
+    rng = np.random.default_rng(0)
+    means = rng.normal(found.detectable(d), scale, 4000)
+    errors = np.sqrt(rng.chisquare(24, 4000) / 24)
+    assert 0.77 < np.mean(reference.t.sf(means / scale / errors, 24) < 0.025) < 0.83
