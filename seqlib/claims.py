@@ -490,6 +490,8 @@ def choose(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
 def _figures(column: Column, rows: pd.DataFrame) -> pd.Series:
     """A column's figures by seed."""
     if column.over:
+        formulas = [metric for metric in _listed(column.metric) if metric not in rows]
+        rows = rows.assign(**{formula: rows.eval(formula) for formula in formulas})
         return stats.over_arms(rows, column.statistic, column.metric, len(column.over))
     if rows.empty:
         return pd.Series(dtype=float)

@@ -190,7 +190,9 @@ def _settings(way: str, pairs: Pairs, columns: Columns, alternatives: dict[str, 
             there = runs if experiment is None else runs[runs.experiment == experiment]
             wide = _complete(changed, pairs, there)
             if len(wide) >= 2:
-                effects = [100 * (wide[a] - wide[b]).mean() / abs(wide[b].mean()) for a, b in pairs]
+                # percent of the second, where that is not zero
+                effects = [100 * (wide[a] - wide[b]).mean() / (abs(wide[b].mean()) or 1)
+                           for a, b in pairs]
                 p = max(stats.sign_flip_p((wide[a] - wide[b]).to_numpy()) for a, b in pairs)
                 yield {"pairs": way, "experiment": shown, "seeds": len(wide),
                        "settings": ", ".join(f"{field} {value}" for field, value in where.items()),

@@ -68,6 +68,7 @@ class Comparison:
     probability: float
     ratios: pd.DataFrame  # log of the pair's ratio, a column a pair, a row a seed
     matches_size: bool
+    sizes: dict  # relative differences, ours and the document's
     detectable: dict
     enough: bool  # seeds for a test
     p_holm: float = 1.0
@@ -180,6 +181,8 @@ def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float, slack: f
         detectable={k: tests.detectable(d) for k, d in differences.items()},
         claimed_direction=not turned,
         equivalent=equivalent and not slack,
+        sizes={f"{a} - {b}": (wide[a].mean() / wide[b].mean() - 1, figures[a] / figures[b] - 1)
+               for a, b in pairs if {a, b} <= {*figures} and figures[b] and wide[b].mean()},
         probability=min(stats.improvement_probability(wide[a], wide[b]) for a, b in pairs),
         ratios=pd.DataFrame({i: np.log((wide[a] / wide[b]).where(lambda ratio: ratio > 0))
                              for i, (a, b) in enumerate(pairs)}),
@@ -221,6 +224,10 @@ def conclude(row: Verdict, first: Comparison, repairs: dict[str, Comparison]) ->
         name: {"verdict": c.verdict(), "ours": c.effects, "ci": c.ci, "p_holm": c.p_holm}
         for name, c in repairs.items()}
     few = [] if first.enough else [f"{first.seeds} seeds decide nothing"]
+    if row.verdict == "same direction" and first.sizes:
+        few.append("another size: " + ", ".join(
+            f"{pair} is {ours:+.0%} here and {said:+.0%} in the document"
+            for pair, (ours, said) in first.sizes.items()))
     holds = row.verdict in HOLDS
     deciding = {name: how for name, c in repairs.items()
                 if holds and c.verdict() not in HOLDS and (how := weakens(first, c))}

@@ -292,6 +292,34 @@ def test_columns_compare_other_figures_and_settings_and_formulas():
     assert verdict(both, order([["a", "b"]], columns=columns)).verdict == "reproduced"
 
 
+def test_a_gap_of_another_size_names_both_sizes():
+    data = table(a=noise(10), b=noise(14, seed=1))
+    row = verdict(data, order([["a", "b"]]), kind="gap", figures={"a": 9.9, "b": 10})
+    ours = data[data.arm == "a"].test_mse.mean() / data[data.arm == "b"].test_mse.mean() - 1
+    assert row.verdict == "same direction"
+    assert f"a - b is {ours:+.0%} here and -1% in the document" in row.reason
+
+
+def test_blocks_decide_where_pairs_of_three_seeds_cannot():
+    rng = np.random.default_rng(5)
+    means = {f"arm{i}": 10 + i for i in range(9)}
+    data = table(**{arm: rng.normal(mean, 0.3, 3) for arm, mean in means.items()})
+    pairs = [["arm0", "arm1"], ["arm1", "arm2"]]
+    assert verdict(data, order(pairs, margin=0.01)).verdict == "inconclusive"
+    assert verdict(data, order(pairs, margin=0.01, blocks=True)).verdict == "reproduced"
+    row = verdict(data, order([["arm1", "arm0"]], margin=0.01, blocks=True))
+    assert row.verdict == "contradicted" and row.seeds == 3 and row.p_holm < 0.05
+
+
+def test_no_worse_by_a_margin_is_another_claim_than_better():
+    a, better = noise(10, 0.1), noise(9, 0.1, seed=1)
+    same = {"pairs": [["a", "b"]], "margin": 0.001}
+    level = table(a=a, b=a + noise(0, 0.05, seed=2))
+    assert verdict(level, order(**same)).verdict == "inconclusive"
+    assert verdict(level, order(**same, slack=0.02)).verdict == "reproduced"
+    assert verdict(table(a=a, b=better), order(**same, slack=0.02)).verdict == "contradicted"
+
+
 def test_a_run_of_two_experiments_counts_once():
     data = table(a=noise(10), b=noise(14, seed=1))
     twice = pd.concat([data, data.assign(experiment="again")], ignore_index=True)
@@ -311,6 +339,9 @@ def test_a_number_and_a_statistic_over_arms_are_columns():
     assert row.ours["mean - bound"] == pytest.approx(
         (noise(10) + noise(14, seed=1)).mean() / 2 - 20
     )
+    columns["mean"] = {"over": ["a", "b"], "statistic": "mean", "metric": "40 - test_mse"}
+    turned = verdict(data, order([["bound", "mean"]], columns=columns))
+    assert turned.ours["bound - mean"] == pytest.approx(row.ours["mean - bound"])
 
 
 def test_a_repair_may_choose_its_runs_and_one_left_out_of_the_plan_is_not_run():
