@@ -193,38 +193,37 @@ class Running:
 
 def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
         quiet: bool = False) -> list[Page]:
-    """Execute the stale ones of `pages`. Where they are the book's, go on with the page of all
-    verdicts if it is stale, and write the front page's table.
+    """Execute the stale ones of `pages`. Where they are the book's, the page of all verdicts is one
+    of them, and the front page's table is written.
 
     Returns what was executed. Raises SeqlibError that names every page that failed, after all have
     been tried."""
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
     of_book = not any(page.folder for page in pages)
-    for batch in (pages, [Page(LEDGER)] if of_book else []):
-        stale = [page for page in batch if not page.fresh()]
-        with (ThreadPoolExecutor(max(1, workers)) as executor,
-              tqdm(total=sum(len(_code_cells(page.notebook)) for page in stale), desc="pages",
-                   unit="cell", disable=quiet or not stale) as bar):
-            futures = {executor.submit(execute, page, threads, timeout, running): page
-                       for page in stale}
-            waiting = set(futures)
-            try:
-                while waiting:
-                    ended, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-                    # by this thread alone: another one that a signal finds drawing keeps tqdm's
-                    # lock, and closing the bar waits for it for ever
-                    bar.update(sum(running.cells.get(page.name, 0) for page in stale) - bar.n)
-                    for future in ended:
-                        try:
-                            future.result()
-                            done.append(futures[future])
-                        except SeqlibError as error:
-                            failures.append(str(error))
-            except BaseException:  # Ctrl-C, or a signal
-                executor.shutdown(wait=False, cancel_futures=True)
-                running.end()
-                raise
+    stale = [page for page in [*pages, *([Page(LEDGER)] if of_book else [])] if not page.fresh()]
+    with (ThreadPoolExecutor(max(1, workers)) as executor,
+          tqdm(total=sum(len(_code_cells(page.notebook)) for page in stale), desc="pages",
+               unit="cell", disable=quiet or not stale) as bar):
+        futures = {executor.submit(execute, page, threads, timeout, running): page
+                   for page in stale}
+        waiting = set(futures)
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+                # by this thread alone: another one that a signal finds drawing keeps tqdm's lock,
+                # and closing the bar waits for it for ever
+                bar.update(sum(running.cells.get(page.name, 0) for page in stale) - bar.n)
+                for future in ended:
+                    try:
+                        future.result()
+                        done.append(futures[future])
+                    except SeqlibError as error:
+                        failures.append(str(error))
+        except BaseException:  # Ctrl-C, or a signal
+            executor.shutdown(wait=False, cancel_futures=True)
+            running.end()
+            raise
     answer = ROOT / "book" / "answer.md"
     if of_book and (done or not answer.exists()):
         write_atomically(answer, ledger.answer_table().encode())
