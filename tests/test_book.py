@@ -1,5 +1,7 @@
 """The book, built from smoke runs: no warning, no dead link, no picture without words."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from seqlib import study
+from tests import agreement
 from tests.conftest import Checkout
 
 
@@ -82,3 +85,32 @@ def test_no_cell_failed_and_the_numbers_are_there(site, pages, name):
                     "What we did not settle", "Try it"):
         assert heading in text
     assert soup.select("table")
+
+
+@pytest.fixture(scope="module")
+def ledger(site):
+    environment = {**os.environ, "SEQLIB_RESULTS": str(site.parents[1] / "results")}
+    return json.loads(subprocess.check_output([sys.executable, "-m", "seqlib", "claims", "--json"],
+                                              env=environment))
+
+
+def test_what_the_pages_say_of_a_claim_is_what_the_ledger_has(site, pages, ledger):
+    """Verdict words and numbers; and that each of them would be missed where it is another."""
+    by_study = {name: [row for row in ledger if row["study"] == name] for name in study.names()}
+    claims, front = pages[site / "book" / "claims.html"], pages[site / "book" / "intro.html"]
+    checks = [(agreement.on_the_page_of_claims, claims, ledger),
+              (agreement.in_a_table_of_verdicts, claims, ledger),
+              (agreement.on_the_front_page, front, ledger)]
+    for name, rows in by_study.items():
+        soup = pages[site / "book" / "studies" / f"{name}.html"]
+        checks += [(agreement.in_a_table_of_verdicts, soup, rows),
+                   (agreement.in_sentences, soup, rows)]
+    for check, soup, rows in checks:
+        assert not list(check(soup, rows))
+    turned = [{**row, "verdict": "equivalent", "ours": {k: v + 1 for k, v in row["ours"].items()}}
+              for row in ledger]
+    for check, soup, _ in checks[:3]:
+        assert len(list(check(soup, turned))) >= len(study.names()), check.__name__
+    missed = [said for check, soup, _ in checks if check is agreement.in_sentences
+              for said in check(soup, turned)]
+    assert len(missed) >= 10
