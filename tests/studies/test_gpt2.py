@@ -370,7 +370,7 @@ def test_a_saved_adapter_loads_and_one_of_another_base_is_refused(tmp_path):
         bases.locate(str(folder))
 
 
-@pytest.mark.parametrize("arm", ["full", "lora", "lora-all", "dora"])
+@pytest.mark.parametrize("arm", ["full", "lora"])
 def test_what_a_live_run_exports_loads_with_transformers_and_peft_as_the_page_says(arm):
     """The loss on the test text, by transformers' own formula, is the one that was recorded."""
     own = spec(arm, seed=0)
