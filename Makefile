@@ -1,4 +1,4 @@
-# make book | test | lab. Each sets up .venv first, from pyproject.toml and constraints.txt.
+# make book | reports | test | lab. Each sets up .venv first, from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 VARIES := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
@@ -6,12 +6,18 @@ STRIP := $(BIN)/nbstripout --keep-id --extra-keys "$(VARIES:%=metadata.language_
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book test lab clean
+.PHONY: book reports test lab clean
 
 book: .venv/installed
 	$(BIN)/seqlib run
 	$(BIN)/jupyter-book build . -n -W --keep-going -q
 	@echo "The book: $(CURDIR)/_build/html/book/intro.html"
+
+reports: .venv/installed
+	$(BIN)/seqlib run
+	$(BIN)/jupyter nbconvert --config book/_ext/report.py --to markdown --no-input --log-level WARN \
+		--output-dir reports book/claims.ipynb book/studies/*.ipynb
+	$(BIN)/seqlib export
 
 test: .venv/installed
 	$(BIN)/ruff check .
@@ -31,4 +37,4 @@ lab: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv _build book/studies book/claims.ipynb book/answer.md
+	rm -rf .venv _build reports book/studies book/claims.ipynb book/answer.md

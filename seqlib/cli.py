@@ -225,6 +225,29 @@ def show_claims(name, as_json):
     show(rows, as_json)
 
 
+@cli.command(epilog="Example: seqlib export airline --output results-of-mine")
+@click.argument("studies", nargs=-1)
+@click.option("--output", default="reports", show_default=True, help="Folder of the files.",
+              type=click.Path(file_okay=False))
+def export(studies, output):
+    """Write the results of STUDIES (default: all) as CSV and JSON: NAME-runs has a row an archived
+    run of an experiment, with settings and metrics, NAME-claims a row a claim with its verdict."""
+    from pathlib import Path
+
+    from seqlib import api, study
+    from seqlib.store import write_atomically
+
+    for name in studies or study.names():
+        for what, frame in (("runs", api.load(name, "all")), ("claims", api.verdicts(name))):
+            path = Path(output, f"{name}-{what}.json")
+            rows = frame.astype(object).where(frame.notna(), None)
+            text = json.dumps(rows.to_dict("records"), indent=1, ensure_ascii=False)
+            write_atomically(path, text.encode())
+            rows = rows.map(lambda x: json.dumps(x) if isinstance(x, (dict, list)) else x)
+            write_atomically(path.with_suffix(".csv"), rows.to_csv(index=False).encode())
+            click.echo(f"wrote {path} and {path.stem}.csv: {len(frame)} rows")
+
+
 @cli.command(epilog="Example: seqlib params airline --json")
 @click.argument("name", metavar="STUDY")
 @JSON

@@ -48,9 +48,10 @@ def frame(study: str, records: Iterable[Record],
 
     experiments: those of each key, none by default. An empty frame has the settings' columns."""
     kind = studies.get(study)
+    unset = {name: field.default for name, field in kind.spec.model_fields.items()}
     rows = []
     for record in records:
-        run = {**record.spec, "label": kind.label(record.spec), **record.metrics,
+        run = {**unset, **record.spec, "label": kind.label(record.spec), **record.metrics,
                "key": record.key, "current": kind.current(record), "live": live}
         for name in (experiments or {}).get(record.key, [""]):
             rows.append({"experiment": name, **run})

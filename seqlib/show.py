@@ -194,7 +194,10 @@ def table(frame: pd.DataFrame, caption: str, digits: int = 3, wide: str | tuple[
         shown, caption=caption, paging=False, layout=corners, showIndex=False, allow_html=True,
         classes="display compact", style="width:100%", columnDefs=settings, connected=False,
         text_in_header_can_be_selected=False, display_logo_when_loading=False)
-    display(HTML(HINTS.sub("", text)))
+    rows = [names, ["---"] * len(names), *zip(*(texts for _, texts, _ in columns))]
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    plain = "\n".join(["", "", *(f"| {' | '.join(row)} |" for row in cells)])
+    display({"text/html": HINTS.sub("", text), "text/markdown": caption + plain}, raw=True)
 
 
 def _columns(name: Any, values: pd.Series, digits: int) -> list[tuple[str, list[str], bool]]:

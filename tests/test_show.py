@@ -144,7 +144,7 @@ def test_a_column_of_a_table_may_link(tabled, displayed):
 def test_a_table_without_scripts_is_the_plain_one_and_begins_anew_in_each_notebook(displayed):
     show.begin()
     show.table(pd.DataFrame({"arm": ["a"], "x": [1.5]}), "Caption")
-    text = displayed[-1][0].data
+    text = displayed[-1][0]["text/html"]
     assert "<noscript" not in text and "itables.org" not in text and "<td" in text
     assert show._tables["ready"]
     show.begin()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -722,7 +724,8 @@ def test_a_kept_model_is_the_one_that_was_tested(arm, trained, small_text, recwa
     test = sentences.load(own.text).test
     logits = train.logits_of(model, sentences.encode(vocab, test.sentences, own.length))
     assert logits.argmax(1).tolist() == record.curves["test_predicted"]
-    kept = set(load_file(study.weights(own) / classifier.WEIGHTS))
+    folder = study.weights(own)
+    kept = set(load_file(folder / (classifier.WHOLE if arm == "full" else classifier.WEIGHTS)))
     names = getattr(model, "model", model).state_dict()
     assert kept == {k for k in names if trained(k)}
     assert not [warning for warning in recwarn if "Skip loading" in str(warning.message)]
@@ -730,6 +733,36 @@ def test_a_kept_model_is_the_one_that_was_tested(arm, trained, small_text, recwa
     assert share.shape == (15,) and share.sum() == pytest.approx(1)
     with pytest.raises(UsageError, match="empty"):
         tune.probabilities(model, vocab, " ")
+
+
+@pytest.mark.parametrize("arm", ["full", "lora"])
+def test_what_a_live_run_exports_loads_with_paddlenlp_as_the_page_says(arm, small_text):
+    own = spec(arm, base_steps=2, protocol="fair", examples=0)
+    record, text = run(own), sentences.load(own.text)
+    names = {"spec": own, "study": study, "classifier": classifier, "found": text}
+    page = nbformat.read(ROOT / "notebooks" / "ernie.ipynb", 4)
+    [shown] = [cell.source for cell in page.cells if cell.id == "weights"]
+    exec(re.findall(r"(?s)```python\n(.*?)```", shown)[arm == "lora"], names)
+    ours, vocab = tune.trained_model(own)
+    assert np.array_equal(train.logits_of(names["model"], ROWS), train.logits_of(ours, ROWS))
+    rows = sentences.encode(vocab, text.test.sentences, own.length)
+    predicted = train.logits_of(names["model"], rows).argmax(1)
+    assert predicted.tolist() == record.curves["test_predicted"]
+
+
+def test_the_programs_sample_sizes_are_settings_and_the_archives_keys_stay(small_text):
+    """`max_train_samples`, `max_eval_samples` of the document's program, under both protocols."""
+    plain, few = spec(protocol="fair", examples=0), {"examples": 40, "dev_examples": 9}
+    assert "dev_examples" not in plain.model_dump(mode="json")
+    assert ErnieSpec(**plain.model_dump()) == plain and plain.dev_examples == 0
+    assert len({plain.key, spec(protocol="fair", **few).key}) == 2
+    for protocol in ("fair", "published"):
+        own = spec(protocol=protocol, **few)
+        record = run(own)
+        assert record.spec["dev_examples"] == 9 and record.problem() is None
+        assert len(record.curves["train_loss"]) == 5  # batches of 8
+        assert record.metrics["dev_accuracy"] * 9 == pytest.approx(
+            round(record.metrics["dev_accuracy"] * 9), abs=1e-4)
 
 
 def test_a_base_of_another_shape_does_not_pass(small_text):

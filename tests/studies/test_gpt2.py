@@ -3,10 +3,12 @@ small run."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from transformers.models.bert import BertConfig, BertForMaskedLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import seqlib
-from seqlib import data, plan
+from seqlib import data, plan, study
 from seqlib.allocator import keep_freed_memory
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.record import Record
@@ -366,6 +368,23 @@ def test_a_saved_adapter_loads_and_one_of_another_base_is_refused(tmp_path):
         tune.adapted(other, folder)
     with pytest.raises(UsageError, match="holds an adapter, which is no base"):
         bases.locate(str(folder))
+
+
+@pytest.mark.parametrize("arm", ["full", "lora"])
+def test_what_a_live_run_exports_loads_with_transformers_and_peft_as_the_page_says(arm):
+    """The loss on the test text, by transformers' own formula, is the one that was recorded."""
+    own = spec(arm, seed=0)
+    [record] = STUDY.train([own])
+    page = nbformat.read(ROOT / "notebooks" / "gpt2.ipynb", 4)
+    [shown] = [cell.source for cell in page.cells if cell.id == "weights"]
+    names = {"spec": own, "study": study}
+    exec(re.findall(r"(?s)```python\n(.*?)```", shown)[arm != "full"], names)
+    model, x = names["model"].eval(), draw(256, (2, 9), seed=3)
+    assert torch.equal(model(input_ids=x).logits, tune.trained_model(own)(input_ids=x).logits)
+    test = books.texts_of(own, bases.locate(own.base)).test
+    with torch.no_grad():
+        loss = float(model(input_ids=test, labels=test).loss)
+    assert record.metrics["test_loss_nats"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_accelerate_with_two_processes_gives_what_one_does(tmp_path):

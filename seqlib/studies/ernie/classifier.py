@@ -19,6 +19,7 @@ from seqlib.studies.ernie.specs import ALL, ATTENTION, LAYERS, MADE, RANK, SHAPE
 POSITIONS = "ernie.embeddings.position_embeddings.weight"
 WEIGHTS = "peft_model.safetensors"  # by these names PaddleNLP finds an adapter
 INDEX = f"{WEIGHTS}.index.json"
+WHOLE = "model.safetensors"  # and by this one a model
 
 
 def classifier(base: bases.Base, classes: int, seed: int):
@@ -79,24 +80,28 @@ def trained_weights(model) -> dict[str, np.ndarray]:
 
 
 def save(model, folder: Path) -> int:
-    """Write what was trained as safetensors, with a LoRA adapter's configuration, from which
-    PaddleNLP's `LoRAModel.from_pretrained` loads it (its `save_pretrained` would write a pickle).
-    Returns the bytes of the weights."""
+    """Write what was trained as safetensors, with the configuration of a LoRA adapter or of a whole
+    model, from which `from_pretrained` of PaddleNLP's `LoRAModel` or of the model's class loads it
+    (its `save_pretrained` would write a pickle). Returns the bytes of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = trained_weights(model)
-    save_file(weights, folder / WEIGHTS, {"format": "np"})
+    file = folder / (WHOLE if weights.keys() == model.state_dict().keys() else WEIGHTS)
+    save_file(weights, file, {"format": "np"})
+    if file.name == WHOLE:
+        model.config.save_pretrained(str(folder))
     if hasattr(model, "lora_config"):
         model.lora_config.save_pretrained(str(folder))
         size = sum(value.nbytes for value in weights.values())
         index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(weights, WEIGHTS)}
         (folder / INDEX).write_text(json.dumps(index))
-    return (folder / WEIGHTS).stat().st_size
+    return file.stat().st_size
 
 
 def load_trained(model, spec: ErnieSpec, folder: Path):
     """A fresh classifier with what `save` wrote. Raises UsageError where there is none."""
     adapter = ARMS[spec.arm].adapter
-    for wanted in (WEIGHTS, *(("lora_config.json", INDEX) if adapter else ())):
+    file = WHOLE if (folder / WHOLE).exists() else WEIGHTS
+    for wanted in (file, *(("lora_config.json", INDEX) if adapter else ())):
         if not (folder / wanted).exists():
             raise UsageError(f"no weights of {spec.arm} in {folder}: it has no {wanted}; train it "
                              "under the fair protocol with seed 0")
@@ -104,7 +109,7 @@ def load_trained(model, spec: ErnieSpec, folder: Path):
     try:
         if adapter:
             return nlp("peft").LoRAModel.from_pretrained(model, str(folder))
-        for name, value in load_file(folder / WEIGHTS).items():
+        for name, value in load_file(folder / file).items():
             state[name].set_value(value)
     except (SafetensorError, OSError, ValueError) as error:
         raise SeqlibError(f"the weights in {folder} cannot be read ({first_line(error)}); delete "

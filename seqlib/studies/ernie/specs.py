@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, model_serializer, model_validator
 
 from seqlib import data, headlines
 from seqlib.errors import SeqlibError
@@ -25,8 +25,9 @@ class ErnieSpec(Spec):
     """A run of one arm, or (arm `pretraining`) the making of a base.
 
     `base_steps` are those of the base's pretraining; with 0 it has random weights. Protocol
-    `published` trains on `examples` headlines at a constant rate; `fair` on all, at a rate that
-    falls behind a warm-up. Stage `grid` chooses a rate by the development set and sees no test set,
+    `published` trains on `examples` headlines at a constant rate; `fair` on all, or on `examples`,
+    at a rate that falls behind a warm-up. `dev_examples`, where it is not 0, are the headlines of
+    the development set. Stage `grid` chooses a rate by the development set and sees no test set,
     nor does `cost`, which measures a step; `same rate` has the published rate."""
 
     study: Literal["ernie"] = "ernie"
@@ -38,6 +39,7 @@ class ErnieSpec(Spec):
     stage: Literal["grid", "final", SAME_RATE, COST] = "final"
     length: int = Field(LENGTH, ge=4, le=LENGTH)
     examples: int = Field(0, ge=0)
+    dev_examples: int = Field(0, ge=0)
     batch: int = Field(16, ge=1, le=4096)
     epochs: int = Field(1, ge=0, le=1000)
     lr: float = Field(5e-5, ge=0, le=1)
@@ -61,6 +63,12 @@ class ErnieSpec(Spec):
             values = adapter | values
         return values
 
+    @model_serializer(mode="wrap")
+    def recorded(self, dump):
+        """Without `dev_examples` where it is 0, so that runs from before it keep their keys."""
+        values = dump(self)
+        return {k: v for k, v in values.items() if k != "dev_examples" or v}
+
     @model_validator(mode="after")
     def adapter_belongs(self):
         adapted = ARMS[self.arm].adapter
@@ -83,9 +91,8 @@ class ErnieSpec(Spec):
         if self.base not in MADE and (self.base_steps or making):
             raise ValueError(f"base_steps is {self.base_steps}: {self.base} is not pretrained "
                              "here; set it to 0")
-        if (self.examples > 0) != (self.protocol == "published"):
-            raise ValueError(f"examples is {self.examples}: the published protocol wants some, the "
-                             "fair one takes all")
+        if self.protocol == "published" and not self.examples:
+            raise ValueError("examples is 0: the published protocol wants some")
         if making != (self.epochs == 0) or making and not self.base_steps:
             raise ValueError(f"epochs is {self.epochs}: a base is made in base_steps, an arm "
                              "trained in epochs")

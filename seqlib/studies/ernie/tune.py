@@ -35,8 +35,8 @@ def fine_tune(spec: ErnieSpec, run: study.Run) -> tuple[dict, dict]:
         return rows, np.array(part.classes)[own]
 
     train_rows, train_classes = examples(text.train, spec.examples)
-    most = DEV_EXAMPLES.get(spec.epochs, 0) if spec.protocol == "published" else 0
-    dev_rows, dev_classes = examples(text.dev, most)
+    published = DEV_EXAMPLES.get(spec.epochs, 0) if spec.protocol == "published" else 0
+    dev_rows, dev_classes = examples(text.dev, spec.dev_examples or published)
     model = classifier.classifier(base, len(text.classes), spec.seed)
     model = classifier.prepare(model, spec)
 
