@@ -45,6 +45,15 @@ def names_in(tree):
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
+def outside_functions(tree):
+    """The nodes of a cell that run in the notebook's own names."""
+    own = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, own):
+            yield node
+            yield from outside_functions(node)
+
+
 def test_git_sees_a_saved_notebook_without_its_outputs_once_make_lab_has_run(tmp_path):
     quiet = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     shown = subprocess.run(["make", "-n", "lab", "FLAGS=--no-browser"], cwd=ROOT, env=quiet,
@@ -119,6 +128,9 @@ def test_the_parameters_stand_alone_are_explained_checked_and_used(path):
             if names_in(target) & trained:
                 trained |= names_in(value)
     assert set(names) <= trained, "a parameter that no training takes"
+    own = [node for cell in cells[1:] for node in outside_functions(ast.parse(cell.source))]
+    assert not [node.id for node in own if isinstance(node, ast.Name) and node.id in names
+                and isinstance(node.ctx, ast.Store)], "a parameter is given another value"
     check_parameters(path.stem, pages.own_values(path))
 
 
