@@ -1,27 +1,30 @@
 """The book, built from smoke runs: no warning, no dead link, no picture without words."""
 
-import subprocess
-import sys
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
 from seqlib import study
 from tests.conftest import Checkout
+from tests.site import build
+from tests.test_notebooks import check_outputs
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    root = tmp_path_factory.mktemp("site") / "checkout"
-    code, _, err = Checkout(root).seqlib("run", "--profile", "smoke", "--workers", "2")
+def checkout(tmp_path_factory, runs):
+    """A checkout with the pages of all notebooks, on the whole archive."""
+    made = Checkout(tmp_path_factory.mktemp("site") / "checkout")
+    code, _, err = made.seqlib("run", "--profile", "smoke", "--workers", "2", SEQLIB_RUNS=runs)
     assert code == 0, err
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-n", "-W",
-               "--keep-going"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return root / "_build" / "html"
+    return made.root
+
+
+@pytest.fixture(scope="module")
+def site(checkout):
+    build(checkout)
+    return checkout / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,8 @@ def test_no_cell_failed_and_the_numbers_are_there(site, pages, name):
                     "What we did not settle", "Try it"):
         assert heading in text
     assert soup.select("table")
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_the_executed_notebook_shows_numbers_a_short_headline_and_no_warning(checkout, name):
+    check_outputs(nbformat.read(checkout / "book" / "studies" / f"{name}.ipynb", 4).cells)

@@ -1,5 +1,6 @@
-"""The notebooks: stripped, short, parameters that are checked and used; and that they run with the
-whole archive, a part of it and none, twice in one kernel, and by papermill from anywhere."""
+"""The notebooks: stripped, short, parameters that are checked and used; and that they run with a
+part of the archive and none, in one kernel, and by papermill from anywhere. With the whole archive
+they run in test_book."""
 
 import ast
 import json
@@ -170,8 +171,23 @@ def of_outputs(cells, kind):
     return [output.data[kind] for output in outputs if kind in output.get("data", {})]
 
 
+def check_outputs(cells):
+    """What a study's executed notebook shows: numbers, a short headline, no warning."""
+    texts = of_outputs(cells, "text/markdown")
+    texts += [cell.metadata.mystnb.figure.caption.partition("<a ")[0]  # as a page has it
+              for cell in cells if "mystnb" in cell.metadata]
+    words = [re.sub("(?s)```.*?```", "", text) for text in texts]
+    assert not [text for text in words if re.search(r"\bnan\b|\binf\b|NaN", text)]
+    [text] = of_outputs(tagged(cells, "headline"), "text/markdown")
+    assert len(text.split()) <= 60 and not text.lstrip().startswith("#")
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        assert output.output_type != "stream" or "Warning" not in output.text, output.text
+
+
 @each_study
-def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(path, tmp_path):
+def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(
+        path, tmp_path, runs, monkeypatch):
+    monkeypatch.setenv("SEQLIB_RUNS", str(runs))
     name, cells = path.stem, nbformat.read(path, 4).cells
     values = pages.smoke(name, pages.own_values(path))
     archived = plan.of_archive(name)
@@ -191,35 +207,18 @@ def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(p
     assert len(of_outputs(notebook.cells, "image/svg+xml")) >= 3
 
 
-@each_study
-def test_papermill_runs_a_notebook_from_any_folder_on_the_whole_archive(path, tmp_path):
-    values = pages.smoke(path.stem, pages.own_values(path))
-    out = tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", path, out, "-y", json.dumps(values),
-               "--kernel", "python3", "--no-progress-bar"]
-    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    cells = nbformat.read(out, 4).cells
-    words = [re.sub("(?s)```.*?```", "", text) for text in of_outputs(cells, "text/markdown")]
-    assert not [text for text in words if re.search(r"\bnan\b|\binf\b|NaN", text)]
-    [headline] = tagged(cells, "headline")
-    [text] = of_outputs([headline], "text/markdown")
-    assert len(text.split()) <= 60 and not text.lstrip().startswith("#")
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
-        assert output.output_type != "stream" or "Warning" not in output.text, output.text
-
-
-def test_other_arms_than_the_published_ones_lose_no_figure(tmp_path):
+def test_papermill_runs_a_notebook_from_any_folder_and_other_arms_lose_no_figure(tmp_path, runs):
     """Dropping an arm made figures vanish, and an inserted one took another's colour."""
     path, out = ROOT / "notebooks" / "airline.ipynb", tmp_path / "out.ipynb"
     values = pages.smoke("airline", pages.own_values(path)) | {"arms": ["gru-logdiff", "lstm"]}
     command = [sys.executable, "-m", "papermill", path, out, "-y", json.dumps(values),
                "--kernel", "python3", "--no-progress-bar"]
-    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results")}
+    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results"), "SEQLIB_RUNS": str(runs)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    marks = [output.metadata.get("image/svg+xml", {}) for cell in nbformat.read(out, 4).cells
+    cells = nbformat.read(out, 4).cells
+    check_outputs(cells)
+    marks = [output.metadata.get("image/svg+xml", {}) for cell in cells
              for output in cell.get("outputs", []) if "data" in output]
     drawn = {mark["name"] for mark in marks if "name" in mark}
     named = {call.args[1].value for call in calls(path, "show.figure")
