@@ -9,12 +9,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: book reports test lab clean
 
 book: .venv/installed
-	$(BIN)/seqlib run
+	$(BIN)/seqlib run --workers 2
 	$(BIN)/jupyter-book build . -n -W --keep-going -q
 	@echo "The book: $(CURDIR)/_build/html/book/intro.html"
 
 reports: .venv/installed
-	$(BIN)/seqlib run
+	$(BIN)/seqlib run --workers 2
 	$(BIN)/jupyter nbconvert --config book/_ext/report.py --to markdown --no-input --log-level WARN \
 		--output-dir reports book/claims.ipynb book/studies/*.ipynb
 	$(BIN)/seqlib export

@@ -255,6 +255,10 @@ def _reach(roots: tuple[tuple[str, str], ...]) -> Reach:
 
 def fingerprint(study: Any, arm: str) -> str:
     """sha256, 64 hex digits, of all that a run of `arm` reaches and of what the arm is."""
-    what = repr(described(study.arms.get(arm), []))
-    texts = sorted(reach(study, arm).texts.values())
+    return _digest(repr(described(study.arms.get(arm), [])), reach(study, arm))
+
+
+@functools.cache
+def _digest(what: str, reached: Reach) -> str:
+    texts = sorted(reached.texts.values())
     return hashlib.sha256("\n".join([what, *texts]).encode()).hexdigest()

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
-import nbformat
 import numpy as np
 
 from seqlib import claims, reach, study
@@ -50,6 +49,8 @@ def _counts(rows: Iterable[Verdict]) -> str:
 
 def headline(name: str) -> str:
     """A study's answer in one line: the Markdown output of its page's cell tagged `headline`."""
+    import nbformat  # takes a second to import
+
     path = ROOT / "book" / "studies" / f"{name}.ipynb"
     cells = nbformat.read(path, 4).cells if path.exists() else []
     outputs = [output for cell in cells if "headline" in cell.metadata.get("tags", [])

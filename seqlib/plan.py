@@ -55,7 +55,7 @@ def specs(name: str, experiment: str) -> list[Spec]:
     return list(_specs(name, experiment, _path(name).stat().st_mtime_ns))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _specs(name: str, experiment: str, changed: int) -> tuple[Spec, ...]:
     return tuple(overridden(name, experiment, {}))
 

@@ -14,6 +14,24 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
 
 
+# What takes longest begins first, or one process works on it alone at the end.
+LONG = ("test_book", "test_notebooks", "test_sweep", "test_pages", "test_site", "test_shakespeare",
+        "test_code", "test_lab", "test_verify")
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(LONG)))
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, worker_id):
+    """A scratch store of all tests that execute the studies' notebooks: each run is trained once,
+    by whichever comes first."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder if worker_id == "master" else folder.parent) / "runs"
+
+
 @pytest.fixture(autouse=True)
 def own_stores(monkeypatch, tmp_path):
     """No test touches the project's stores."""
@@ -24,14 +42,6 @@ def own_stores(monkeypatch, tmp_path):
 @pytest.fixture
 def checkout(tmp_path):
     return Checkout(tmp_path / "checkout")
-
-
-@pytest.fixture(scope="session")
-def small_book(tmp_path_factory):
-    """A checkout with a small book, built."""
-    from tests import site
-
-    return site.make(tmp_path_factory.mktemp("small") / "book")
 
 
 class Checkout:
@@ -52,11 +62,14 @@ class Checkout:
                  "SEQLIB_RESULTS": self.root / "results"}
         return {**os.environ, **{k: str(v) for k, v in {**names, **more}.items()}}
 
-    def start(self, *arguments, limit=None, **more):
-        """A `seqlib` process as a terminal starts it; `limit` is the largest file, in bytes, that
-        the system lets it write."""
+    def start(self, *arguments, limit=None, nohup=False, **more):
+        """A `seqlib` process as a terminal starts it, whatever this one was told to ignore, or
+        under `nohup`; `limit` is the largest file, in bytes, that the system lets it write."""
         def prepare():
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in a shell's background
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            if nohup:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if limit:
                 import resource  # not on Windows
 

@@ -4,27 +4,32 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
 from seqlib import study
 from tests import agreement
 from tests.conftest import Checkout
+from tests.site import build
+from tests.test_notebooks import check_outputs
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    root = tmp_path_factory.mktemp("site") / "checkout"
-    code, _, err = Checkout(root).seqlib("run", "--profile", "smoke", "--workers", "2")
+def checkout(tmp_path_factory, runs):
+    """A checkout with the pages of all notebooks, on the whole archive."""
+    made = Checkout(tmp_path_factory.mktemp("site") / "checkout")
+    code, _, err = made.seqlib("run", "--profile", "smoke", "--workers", "2", SEQLIB_RUNS=runs)
     assert code == 0, err
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", root, "-n", "-W",
-               "--keep-going"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return root / "_build" / "html"
+    return made.root
+
+
+@pytest.fixture(scope="module")
+def site(checkout):
+    build(checkout)
+    return checkout / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,7 @@ def test_no_cell_failed_and_the_numbers_are_there(site, pages, name):
     assert soup.select("table")
 
 
+<<<<<<< HEAD
 @pytest.fixture(scope="module")
 def ledger(site):
     environment = {**os.environ, "SEQLIB_RESULTS": str(site.parents[1] / "results")}
@@ -114,3 +120,8 @@ def test_what_the_pages_say_of_a_claim_is_what_the_ledger_has(site, pages, ledge
     missed = [said for check, soup, _ in checks if check is agreement.in_sentences
               for said in check(soup, turned)]
     assert len(missed) >= 10
+=======
+@pytest.mark.parametrize("name", study.names())
+def test_the_executed_notebook_shows_numbers_a_short_headline_and_no_warning(checkout, name):
+    check_outputs(nbformat.read(checkout / "book" / "studies" / f"{name}.ipynb", 4).cells)
+>>>>>>> 08164210faa6ae8771b852dec26f91bebfb35467

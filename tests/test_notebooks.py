@@ -1,5 +1,6 @@
-"""The notebooks: stripped, short, parameters that are checked and used; and that they run with the
-whole archive, a part of it and none, twice in one kernel, and by papermill from anywhere."""
+"""The notebooks: stripped, short, parameters that are checked and used; and that they run with a
+part of the archive and none, in one kernel, and by papermill from anywhere. With the whole archive
+they run in test_book."""
 
 import ast
 import json
@@ -43,6 +44,15 @@ def calls(path, name):
 
 def names_in(tree):
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def outside_functions(tree):
+    """The nodes of a cell that run in the notebook's own names."""
+    own = (ast.FunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, own):
+            yield node
+            yield from outside_functions(node)
 
 
 def test_git_sees_a_saved_notebook_without_its_outputs_once_make_lab_has_run(tmp_path):
@@ -119,6 +129,9 @@ def test_the_parameters_stand_alone_are_explained_checked_and_used(path):
             if names_in(target) & trained:
                 trained |= names_in(value)
     assert set(names) <= trained, "a parameter that no training takes"
+    own = [node for cell in cells[1:] for node in outside_functions(ast.parse(cell.source))]
+    assert not [node.id for node in own if isinstance(node, ast.Name) and node.id in names
+                and isinstance(node.ctx, ast.Store)], "a parameter is given another value"
     check_parameters(path.stem, pages.own_values(path))
 
 
@@ -158,8 +171,23 @@ def of_outputs(cells, kind):
     return [output.data[kind] for output in outputs if kind in output.get("data", {})]
 
 
+def check_outputs(cells):
+    """What a study's executed notebook shows: numbers, a short headline, no warning."""
+    texts = of_outputs(cells, "text/markdown")
+    texts += [cell.metadata.mystnb.figure.caption.partition("<a ")[0]  # as a page has it
+              for cell in cells if "mystnb" in cell.metadata]
+    words = [re.sub("(?s)```.*?```", "", text) for text in texts]
+    assert not [text for text in words if re.search(r"\bnan\b|\binf\b|NaN", text)]
+    [text] = of_outputs(tagged(cells, "headline"), "text/markdown")
+    assert len(text.split()) <= 60 and not text.lstrip().startswith("#")
+    for output in (output for cell in cells for output in cell.get("outputs", [])):
+        assert output.output_type != "stream" or "Warning" not in output.text, output.text
+
+
 @each_study
-def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(path, tmp_path):
+def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(
+        path, tmp_path, runs, monkeypatch):
+    monkeypatch.setenv("SEQLIB_RUNS", str(runs))
     name, cells = path.stem, nbformat.read(path, 4).cells
     values = pages.smoke(name, pages.own_values(path))
     archived = plan.of_archive(name)
@@ -179,35 +207,18 @@ def test_a_notebook_runs_without_an_archive_and_with_parts_of_it_in_one_kernel(p
     assert len(of_outputs(notebook.cells, "image/svg+xml")) >= 3
 
 
-@each_study
-def test_papermill_runs_a_notebook_from_any_folder_on_the_whole_archive(path, tmp_path):
-    values = pages.smoke(path.stem, pages.own_values(path))
-    out = tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", path, out, "-y", json.dumps(values),
-               "--kernel", "python3", "--no-progress-bar"]
-    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    cells = nbformat.read(out, 4).cells
-    words = [re.sub("(?s)```.*?```", "", text) for text in of_outputs(cells, "text/markdown")]
-    assert not [text for text in words if re.search(r"\bnan\b|\binf\b|NaN", text)]
-    [headline] = tagged(cells, "headline")
-    [text] = of_outputs([headline], "text/markdown")
-    assert len(text.split()) <= 60 and not text.lstrip().startswith("#")
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
-        assert output.output_type != "stream" or "Warning" not in output.text, output.text
-
-
-def test_other_arms_than_the_published_ones_lose_no_figure(tmp_path):
+def test_papermill_runs_a_notebook_from_any_folder_and_other_arms_lose_no_figure(tmp_path, runs):
     """Dropping an arm made figures vanish, and an inserted one took another's colour."""
     path, out = ROOT / "notebooks" / "airline.ipynb", tmp_path / "out.ipynb"
     values = pages.smoke("airline", pages.own_values(path)) | {"arms": ["gru-logdiff", "lstm"]}
     command = [sys.executable, "-m", "papermill", path, out, "-y", json.dumps(values),
                "--kernel", "python3", "--no-progress-bar"]
-    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results")}
+    environment = {**os.environ, "SEQLIB_RESULTS": str(ROOT / "results"), "SEQLIB_RUNS": str(runs)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    marks = [output.metadata.get("image/svg+xml", {}) for cell in nbformat.read(out, 4).cells
+    cells = nbformat.read(out, 4).cells
+    check_outputs(cells)
+    marks = [output.metadata.get("image/svg+xml", {}) for cell in cells
              for output in cell.get("outputs", []) if "data" in output]
     drawn = {mark["name"] for mark in marks if "name" in mark}
     named = {call.args[1].value for call in calls(path, "show.figure")
@@ -215,13 +226,12 @@ def test_other_arms_than_the_published_ones_lose_no_figure(tmp_path):
     assert named and named <= drawn
 
 
-@pytest.mark.parametrize("given, told", [
-    ({"sedes": 3}, "UsageError: unknown parameter 'sedes'; did you mean 'seeds'?"),
-    ({"seeds": 0}, "UsageError: seeds: wants a whole number from 1 to 1000, got 0")])
-def test_papermill_is_refused_a_wrong_parameter_in_one_line(given, told, tmp_path):
+def test_papermill_is_refused_a_wrong_parameter_in_one_line(tmp_path):
+    """One of every kind is in test_show."""
+    told = "UsageError: unknown parameter 'sedes'; did you mean 'seeds'?"
     out = tmp_path / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / "airline.ipynb", out, "-y",
-               json.dumps(given), "--kernel", "python3", "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill", ROOT / "notebooks" / "airline.ipynb", out, "-p",
+               "sedes", "3", "--kernel", "python3", "--no-progress-bar"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith(told)
     [error] = [output for cell in code_cells(out) for output in cell.outputs

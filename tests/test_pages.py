@@ -1,6 +1,7 @@
 """Runs of notebooks: what is kept, what is refused, what a page is made of, and what happens when a
 notebook, its clock or its kernel dies."""
 
+import shutil
 import signal
 import time
 
@@ -9,8 +10,10 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from seqlib import pages
+from seqlib import cli, pages
 from seqlib.errors import UsageError
+from seqlib.store import scratch
+from tests.conftest import Checkout
 
 HEADLINE = """from IPython.display import Markdown, display
 display(Markdown("Ten seeds say so."))"""
@@ -25,13 +28,35 @@ def notebook(*sources):
     return new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
-@pytest.fixture
-def small(checkout):
-    """A checkout whose notebooks are a few cells long, without an archive."""
+def shortened(checkout):
+    """The checkout with notebooks of a few cells and without an archive."""
     for name in ("airline", "claims"):
         nbformat.write(notebook("1 + 1"), checkout.root / "notebooks" / f"{name}.ipynb")
     (checkout.root / "results").unlink()
     (checkout.root / "results").mkdir()
+    return checkout
+
+
+@pytest.fixture
+def small(checkout):
+    return shortened(checkout)
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """The folder of such a checkout after its first run."""
+    root = tmp_path_factory.mktemp("made") / "checkout"
+    made = shortened(Checkout(root))
+    code, out, err = run(made)
+    assert code == 0 and "executed" in out, err
+    return root
+
+
+@pytest.fixture
+def made(checkout, first_run):
+    """A copy of it."""
+    shutil.rmtree(checkout.root)
+    shutil.copytree(first_run, checkout.root, symlinks=True)
     return checkout
 
 
@@ -43,12 +68,12 @@ def run(checkout, *arguments):
     return checkout.seqlib("run", "airline", "--profile", "smoke", *arguments)
 
 
-def sleeping(checkout):
+def sleeping(checkout, **how):
     """Start a run whose kernel sleeps; the process, and the file with the kernel's number."""
     mark = checkout.root / "pid"
     source = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
     nbformat.write(notebook(source), checkout.root / "notebooks" / "airline.ipynb")
-    process = checkout.start("run", "airline")
+    process = checkout.start("run", "airline", **how)
     deadline = time.monotonic() + 60
     while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -64,10 +89,8 @@ def alive(mark):
         return False
 
 
-def test_an_unchanged_page_is_kept_and_a_changed_input_makes_it_again(small):
-    page = page_of(small)
-    code, out, err = run(small)
-    assert code == 0 and "executed" in out, err
+def test_an_unchanged_page_is_kept_and_a_changed_input_makes_it_again(made):
+    small, page = made, page_of(made)
     answer = (small.root / "book" / "answer.md").read_text()
     assert "| [Airline passengers](studies/airline) | Ten seeds say so. |" in answer
     before = page.stat().st_mtime_ns
@@ -99,27 +122,25 @@ def test_an_output_folder_takes_the_notebook_as_executed_and_leaves_the_book_alo
     ("raise ValueError('on purpose')", "ValueError: on purpose"),
     ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", "DeadKernelError"),
 ])
-def test_a_failure_keeps_the_previous_page_and_shows_the_cell(small, source, told):
-    assert run(small)[0] == 0
-    before = page_of(small).read_bytes()
+def test_a_failure_keeps_the_previous_page_and_shows_the_cell(made, source, told):
+    before = page_of(made).read_bytes()
     failing = notebook("1 + 1", source, "'never reached'")
-    nbformat.write(failing, small.root / "notebooks" / "airline.ipynb")
-    code, _, err = run(small)
+    nbformat.write(failing, made.root / "notebooks" / "airline.ipynb")
+    code, _, err = run(made)
     assert code == 1 and told in err and "code cell 4" in err and "Traceback" not in err
     assert "previous page is unchanged" in err and "never reached" not in err
-    [kept] = (small.root / "runs" / "pages").glob("airline-*/airline.ipynb")
-    assert str(kept) in err and page_of(small).read_bytes() == before
-    assert run(small)[0] == 1, "a failed page must not pass for an up-to-date one"
+    [kept] = (made.root / "runs" / "pages").glob("airline-*/airline.ipynb")
+    assert str(kept) in err and page_of(made).read_bytes() == before
+    assert run(made)[0] == 1, "a failed page must not pass for an up-to-date one"
 
 
-def test_a_timeout_ends_the_kernel_and_keeps_the_previous_page(small):
-    assert run(small)[0] == 0
-    before, mark = page_of(small).read_bytes(), small.root / "pid"
+def test_a_timeout_ends_the_kernel_and_keeps_the_previous_page(made):
+    before, mark = page_of(made).read_bytes(), made.root / "pid"
     source = f"import os, time\nopen({str(mark)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
-    nbformat.write(notebook(source), small.root / "notebooks" / "airline.ipynb")
-    code, _, err = run(small, "--timeout", "12")
+    nbformat.write(notebook(source), made.root / "notebooks" / "airline.ipynb")
+    code, _, err = run(made, "--timeout", "12")
     assert code == 1 and "no result after 12 s" in err and "time.sleep(600)" in err
-    assert page_of(small).read_bytes() == before
+    assert page_of(made).read_bytes() == before
     assert not alive(mark), "the kernel is still running"
 
 
@@ -142,10 +163,16 @@ def test_what_the_user_has_at_start_up_is_not_run_in_a_batch_kernel(small, tmp_p
 @pytest.mark.parametrize("number, expected", [
     (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)])
 def test_whatever_ends_a_run_ends_its_kernel_and_leaves_no_page(small, number, expected):
-    process, mark = sleeping(small)
+    """A hangup does not, under nohup."""
+    process, mark = sleeping(small, nohup=number == signal.SIGTERM)
+    if number == signal.SIGTERM:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(1)
+        assert process.poll() is None and alive(mark)
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == expected and "Traceback" not in err
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == expected and "Traceback" not in err and (
+        number == signal.SIGHUP or "SIGHUP" not in err)
     deadline = time.monotonic() + 10  # after SIGKILL the kernel has to notice
     while alive(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -154,14 +181,15 @@ def test_whatever_ends_a_run_ends_its_kernel_and_leaves_no_page(small, number, e
         assert not list((small.root / "runs" / "pages").iterdir())
 
 
-def test_nothing_starts_when_a_parameter_is_wrong(small):
-    for setting, told in (("seeds=-3", "seeds"), ("sedes=3", "did you mean 'seeds'?"),
-                          ("epochs=3", "unknown parameter of airline 'epochs'")):
-        code, _, err = run(small, "--set", setting)
-        assert code == 2 and told in err and len(err.strip().splitlines()) == 1
-    code, _, err = small.seqlib("run", "airline", "--profile", "full")
-    assert code == 2 and "seqlib sweep" in err and len(err.strip().splitlines()) == 1
-    assert not (small.root / "runs").exists()
+def test_nothing_starts_when_a_parameter_is_wrong(capsys):
+    for arguments, told in ((["--set", "seeds=-3"], "seeds"), (["--profile", "full"], "sweep"),
+                            (["--set", "sedes=3"], "did you mean 'seeds'?"),
+                            (["--set", "epochs=true"], "epochs")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["run", "airline", "--profile", "smoke", *arguments])
+        err = capsys.readouterr().err
+        assert stop.value.code == 2 and told in err and len(err.strip().splitlines()) == 1
+    assert not scratch().exists()
 
 
 @pytest.mark.parametrize("text, value", [
