@@ -92,7 +92,6 @@ def test_no_cell_failed_and_the_numbers_are_there(site, pages, name):
     assert soup.select("table")
 
 
-<<<<<<< HEAD
 @pytest.fixture(scope="module")
 def ledger(site):
     environment = {**os.environ, "SEQLIB_RESULTS": str(site.parents[1] / "results")}
@@ -120,8 +119,8 @@ def test_what_the_pages_say_of_a_claim_is_what_the_ledger_has(site, pages, ledge
     missed = [said for check, soup, _ in checks if check is agreement.in_sentences
               for said in check(soup, turned)]
     assert len(missed) >= 10
-=======
+
+
 @pytest.mark.parametrize("name", study.names())
 def test_the_executed_notebook_shows_numbers_a_short_headline_and_no_warning(checkout, name):
     check_outputs(nbformat.read(checkout / "book" / "studies" / f"{name}.ipynb", 4).cells)
->>>>>>> 08164210faa6ae8771b852dec26f91bebfb35467
