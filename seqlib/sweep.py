@@ -28,6 +28,16 @@ from seqlib.store import Store, scratch, write_atomically
 from seqlib.study import Failure, title
 
 
+class RunsFailed(SeqlibError):
+    """What has failed when all other runs are done, a line a run."""
+
+    def __init__(self, failures: list[Failure]):
+        self.failures, lines = failures, [failure.error for failure in failures]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} runs failed; what is finished is kept:")
+        super().__init__("\n  ".join(lines))
+
+
 class InProcess(Executor):
     """Runs a call where it is submitted: it has all threads, and an error shows at once."""
 
@@ -78,8 +88,8 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
 
     Locks are one a spec: two sweeps on one store share the work, and a run that another process
     holds is waited for, not done twice. Killing a sweep loses the runs in flight at most. Raises
-    SeqlibError when a worker dies, and, once all others are done, where runs have failed; with
-    `fail_fast` at the first of them.
+    SeqlibError when a worker dies; RunsFailed, once all others are done, where runs have failed,
+    with `fail_fast` at the first of them.
     """
     if not specs:
         return []
@@ -98,28 +108,19 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
                   unit="run", disable=quiet or not missing) as bar:
             under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
                                fail_fast)
-            held_elsewhere = under_way.groups(groups, wait_for_locks=False)
-            under_way.groups(held_elsewhere, wait_for_locks=True)
+            left = under_way.groups(groups, wait_for_locks=False)
+            while left:
+                left = under_way.groups(left, wait_for_locks=True)
     finally:
         if ours:
             ours.shutdown(wait=False, cancel_futures=True)
-    if under_way.failures:
-        causes = (failure.cause for failure in under_way.failures)
-        raise SeqlibError(_table(under_way.failures)) from next(filter(None, causes), None)
+    under_way.check()
     return [known[spec.key] for spec in specs]
 
 
 def note_of(spec: Spec) -> Path:
     """Where it is noted that a run has failed."""
     return scratch() / "failed" / spec.study / f"{spec.key}.json"
-
-
-def _table(failures: list[Failure]) -> str:
-    """What has failed, a line a run."""
-    lines = [failure.error for failure in failures]
-    if len(lines) == 1:
-        return lines[0]
-    return "\n  ".join([f"{len(lines)} runs failed, all others are kept:", *lines])
 
 
 def _counted(record: Record | None, counts: Callable[[Record], bool]) -> Record | None:
@@ -142,13 +143,17 @@ class _Sweep:
     failures: list[Failure] = field(default_factory=list)
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
-        """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
+        """Run `groups`, at most `workers` at once; returns the specs that another process holds.
+
+        It waits for a lock while nothing of ours runs: two sweeps could wait for each other, and
+        what is finished here would not be kept."""
         queue, held_elsewhere, running = list(groups), [], {}
         try:
             while queue or running:
                 while queue and len(running) < self.workers:
                     with ExitStack() as locks:  # let go of on any error, Ctrl-C in this process too
-                        mine, busy = self.take(queue.pop(0), locks, wait_for_locks)
+                        mine, busy = self.take(queue.pop(0), locks,
+                                               wait_for_locks and not running)
                         held_elsewhere += [busy] if busy else []
                         if mine:
                             seeds = f"{mine[0].seed}" + f" to {mine[-1].seed}" * (len(mine) > 1)
@@ -170,11 +175,11 @@ class _Sweep:
         return self.executor.submit(run_group, specs, arms)
 
     def take(self, specs: list[Spec], locks: ExitStack,
-             wait_for_locks: bool) -> tuple[list[Spec], list[Spec]]:
+             wait: bool) -> tuple[list[Spec], list[Spec]]:
         """Lock `specs`: those that are ours to run, those that are held elsewhere."""
         mine, busy = [], []
         for spec in sorted(specs, key=lambda s: s.key):  # everyone in the same order: no deadlock
-            held = locks.enter_context(self.store.lock(spec, wait_for_locks))
+            held = locks.enter_context(self.store.lock(spec.key, wait, title(spec)))
             self.known[spec.key] = _counted(self.store.get(spec), self.counts) if held else None
             if not held:
                 busy.append(spec)
@@ -192,14 +197,20 @@ class _Sweep:
                          "when": datetime.now().isoformat(timespec="seconds"),
                          "traceback": traceback.format_exception(one.cause) if one.cause else []}
                 write_atomically(note_of(spec), json.dumps(facts, indent=1).encode())
-                if self.fail_fast:
-                    raise SeqlibError(one.error) from one.cause
             else:
                 self.store.put(one)
                 self.known[one.key] = one
                 self.trained.append(one)
                 note_of(spec).unlink(missing_ok=True)
             self.bar.update()
+        if self.fail_fast:
+            self.check()
+
+    def check(self) -> None:
+        """Raises RunsFailed where runs have failed."""
+        if self.failures:
+            causes = (failure.cause for failure in self.failures)
+            raise RunsFailed(self.failures) from next(filter(None, causes), None)
 
     def result(self, future: Future, specs: list[Spec]) -> list[tuple[Spec, Record | Failure]]:
         """What became of each run. Raises UsageError on settings that no run can have, and

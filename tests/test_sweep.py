@@ -109,7 +109,7 @@ def test_runs_go_on_beside_one_that_fails_and_all_failures_are_named(tmp_path, m
     store, good = Store(tmp_path / "store"), SPECS[:3]
     monkeypatch.setitem(ARMS, "gru", replace(ARMS["gru"], hidden=-1))  # torch refuses it
     bad = [AirlineSpec(arm="gru", seed=seed, engine="loop", epochs=1) for seed in range(2)]
-    named = "2 runs failed, all others are kept:\n  airline/gru seed 0"
+    named = "2 runs failed; what is finished is kept:\n  airline/gru seed 0"
     with pytest.raises(SeqlibError, match=named):
         sweep([*bad, *good], store, quiet=True)
     assert len(list(store.records("airline"))) == 3
@@ -137,15 +137,15 @@ def test_a_script_with_workers_and_no_guard_ends_with_one_line_that_names_it(tmp
 
 def test_who_waits_for_a_run_says_who_holds_it(tmp_path, caplog):
     store = Store(tmp_path / "store")
-    with (ThreadPoolExecutor(1) as other, store.lock(SPECS[0]),
+    with (ThreadPoolExecutor(1) as other, store.lock(SPECS[0].key),
           caplog.at_level("INFO", "seqlib")):
         def wait():
-            with store.lock(SPECS[0]):
+            with store.lock(SPECS[0].key, run="airline/rope seed 0"):
                 pass
 
         future = other.submit(wait)
         wait_for(lambda: "waiting for" in caplog.text)
-        assert f"waiting for rope seed 0, which process {os.getpid()} on" in caplog.text
+        assert f"waiting for airline/rope seed 0, which process {os.getpid()} on" in caplog.text
         assert not future.done()
 
 
