@@ -1,6 +1,7 @@
 """The command `seqlib`. Exit codes: 0 done, 1 a run failed, 2 bad usage, 130 interrupted."""
 
 import json
+import logging
 import sys
 import traceback
 import warnings
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 
 from seqlib import __version__
-from seqlib.errors import SeqlibError, UsageError, nearest
+from seqlib.errors import SeqlibError, UsageError, first_line, nearest
 from seqlib.processes import signals_unwind
 
 
@@ -124,8 +125,11 @@ def parse_settings(texts: Sequence[str]) -> dict[str, list]:
               help="Train again what other code recorded, and replace it.")
 @click.option("--shard", callback=parse_shard, metavar="I/N",
               help="Only the I-th of N parts, which are chosen by key: each run is in one of them.")
+@click.option("--scheduler", metavar="ADDRESS",
+              help="Train on the workers of this Dask cluster, such as tcp://HOST:8786.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
-def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older, shard, fail_fast):
+def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older, shard,
+          scheduler, fail_fast):
     """Train the runs of a study's EXPERIMENTS (see plan.yaml; default: the whole archive), without
     a notebook.
 
@@ -166,7 +170,15 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
         specs = [spec for spec in specs if int(spec.key, 16) % of == number - 1]
         click.echo(f"{len(specs)} runs in shard {number} of {of}")
     planned = plan.archived(name, plan.of_archive(name) + plan.underway(name))
-    failures = []
+    failures, client = [], None
+    if scheduler:
+        from distributed import Client
+
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we tell in one line
+        try:
+            client = click.get_current_context().with_resource(Client(scheduler))
+        except ValueError as error:
+            raise UsageError(f"--scheduler {scheduler}: {first_line(error)}") from error
     archive = [spec for spec in specs if spec.key in planned]
     others = [spec for spec in specs if spec.key not in planned]
     for part, store, redo in (archive, Store.archive(), redo_older), (others, Store.live(), True):
@@ -174,7 +186,7 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
         if part:
             try:
                 run_sweep(part, store, workers=workers, trained=trained, redo_older=redo,
-                          fail_fast=fail_fast)
+                          fail_fast=fail_fast, client=client)
             except RunsFailed as error:
                 if fail_fast:
                     raise

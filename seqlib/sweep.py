@@ -5,17 +5,26 @@ A run that fails is noted in scratch, in `failed/STUDY/KEY.json`, and the others
 """
 
 import json
+import platform
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -26,6 +35,13 @@ from seqlib.processes import check_main, cores, end_worker_that_imports, limit_t
 from seqlib.record import Record, Spec
 from seqlib.store import Store, scratch, write_atomically
 from seqlib.study import Failure, title
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+AT_ONCE = 256  # tasks that a cluster has at most; each holds its lock, which is an open file
+_one_at_a_time = threading.RLock()  # a process has one generator of random numbers, and one clock
 
 
 class RunsFailed(SeqlibError):
@@ -50,19 +66,25 @@ class InProcess(Executor):
         return future
 
 
-def run_group(specs: Sequence[Spec], arms: Mapping[str, Any] | None = None) -> list:
+def run_group(specs: Sequence[Spec], arms: Mapping[str, Any] | None = None,
+              code: str | None = None) -> list:
     """Train one group; the function that an executor runs. Records, and what failed.
 
-    arms: what the arms of the runs are in the process that asks."""
+    arms: what the arms of the runs are in the process that asks. code: the fingerprint there of the
+    code that trains them. Raises UsageError where this process has other code."""
     kind = studies.get(specs[0].study)
     kind.arms.update(arms or {})
+    if code and code != kind.fingerprint(specs[0].arm):
+        raise UsageError(f"{platform.node()} has other code of {kind.name}/{specs[0].arm} than the "
+                         "machine that sweeps; install the same seqlib and Python on both")
     before = sys.getswitchinterval()
-    # stacks train in threads of short operations: Python's 5 ms would let them wait
-    sys.setswitchinterval(1e-4)
-    try:
-        return kind.outcomes(list(specs))
-    finally:
-        sys.setswitchinterval(before)
+    with _one_at_a_time:
+        # stacks train in threads of short operations: Python's 5 ms would let them wait
+        sys.setswitchinterval(1e-4)
+        try:
+            return kind.outcomes(list(specs))
+        finally:
+            sys.setswitchinterval(before)
 
 
 def pool(workers: int) -> Executor:
@@ -81,7 +103,8 @@ def pool(workers: int) -> Executor:
 
 def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None, workers: int = 1,
           quiet: bool = False, trained: list[Record] | None = None,
-          redo_older: bool = False, fail_fast: bool = False) -> list[Record]:
+          redo_older: bool = False, fail_fast: bool = False,
+          client: "Client | None" = None) -> list[Record]:
     """Records of all `specs` from `store`, after running those that are missing; these are added to
     `trained` as well. With `redo_older`, a record that other code made counts as missing, and is
     replaced once its run has finished.
@@ -90,6 +113,9 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     holds is waited for, not done twice. Killing a sweep loses the runs in flight at most. Raises
     SeqlibError when a worker dies; RunsFailed, once all others are done, where runs have failed,
     with `fail_fast` at the first of them.
+
+    client: of a Dask cluster whose workers train instead, and give the records back. A group is one
+    task; that of a lost worker goes to another.
     """
     if not specs:
         return []
@@ -102,7 +128,11 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     for name in study.data(missing):
         data.locate(name)
     groups, trained = study.groups(missing), [] if trained is None else trained
-    ours = pool(workers) if executor is None else None
+    ours = None
+    if client is not None:
+        ours, workers = client.get_executor(pure=False), AT_ONCE
+    elif executor is None:
+        ours = pool(workers)
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study,
                   unit="run", disable=quiet or not missing) as bar:
@@ -112,7 +142,9 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
             while left:
                 left = under_way.groups(left, wait_for_locks=True)
     finally:
-        if ours:
+        if client is not None:
+            ours.shutdown(wait=False)  # which cancels what is left
+        elif ours:
             ours.shutdown(wait=False, cancel_futures=True)
     under_way.check()
     return [known[spec.key] for spec in specs]
@@ -163,6 +195,7 @@ class _Sweep:
                     mine, locks = running.pop(future)
                     with locks:
                         self.keep(self.result(future, mine))
+                future = None  # a cluster trains again what a lost worker had and someone refers to
         finally:
             for _, locks in running.values():
                 locks.close()
@@ -170,9 +203,11 @@ class _Sweep:
 
     def submit(self, specs: list[Spec]) -> Future:
         """Start a group; another process gets the arms as they are here."""
-        here = isinstance(self.executor, InProcess)
-        arms = {} if here else studies.get(specs[0].study).sent(specs)
-        return self.executor.submit(run_group, specs, arms)
+        if isinstance(self.executor, InProcess):
+            return self.executor.submit(run_group, specs)
+        kind = studies.get(specs[0].study)
+        return self.executor.submit(run_group, specs, kind.sent(specs),
+                                    kind.fingerprint(specs[0].arm))
 
     def take(self, specs: list[Spec], locks: ExitStack,
              wait: bool) -> tuple[list[Spec], list[Spec]]:
@@ -222,6 +257,9 @@ class _Sweep:
             raise SeqlibError(f"a worker process died while training {run} (killed, or out of "
                               "memory); finished records are kept: run the same command again to "
                               "resume") from error
+        except CancelledError as error:
+            raise SeqlibError("the cluster's scheduler is lost; finished records are kept: run the "
+                              "same command again to resume") from error
         except UsageError:
             raise
         except Exception as error:

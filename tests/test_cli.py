@@ -51,6 +51,7 @@ def call(*arguments, capsys):
     (["sweep", "airline", "--shard", "0/4"], "wants I/N"),
     (["sweep", "airline", "--shard", "5/4"], "wants I/N"),
     (["sweep", "airline", "--shard", "2"], "wants I/N"),
+    (["sweep", "airline", "smoke", "--scheduler", "nowhere"], "--scheduler nowhere: missing port"),
     (["merge"], "FOLDER"),
     (["merge", "no-such-folder"], "no-such-folder"),
     (["verify", "airline", "--arms", "lstn"], "did you mean 'lstm'"),
