@@ -334,11 +334,12 @@ def data(name, as_json):
 @JSON
 def status(as_json):
     """Records in the archive and in scratch, by study: how many the plan's archive lacks, how many
-    runs of experiments underway are left, which are of older code, and which no plan names."""
+    runs of experiments underway are left, which are of older code, which no plan names, and how
+    many runs failed when they were last tried."""
     from seqlib import plan, study
-    from seqlib.store import Store
+    from seqlib.store import Store, scratch
 
-    rows = []
+    rows, failed = [], scratch() / "failed"
     for name in study.names():
         kind, planned = study.get(name), plan.archived(name)
         underway = plan.archived(name, plan.underway(name))
@@ -351,6 +352,7 @@ def status(as_json):
                          "underway": len(underway.keys() - keys) if archive else "",
                          "unplanned": len(keys - {*planned, *underway}) if archive else "",
                          "older_code": sum(not kind.current(record) for record in records),
+                         "failed": "" if archive else len(list((failed / name).glob("*.json"))),
                          "damaged": len(list((store.root / name).glob("*.damaged"))),
                          "path": str(store.root / name)})
     show(rows, as_json)
