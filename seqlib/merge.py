@@ -52,7 +52,8 @@ def _merge_one(path: Path, into: Store, planned: dict[str, Any] | None) -> dict[
         if there is None:
             into.put(record)
             return {"outcome": "new"}
-    apart = differences(there, record)
+    apart = {name: (b, a) for name, (a, b) in differences(record, there).items()}
+    apart |= differences(there, record)
     if not apart:
         return {"outcome": "same"}
     figures = ", ".join(f"{name} ({a} there, {b} here)" for name, (a, b) in apart.items())

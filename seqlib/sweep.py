@@ -31,7 +31,13 @@ from tqdm.auto import tqdm
 from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_line
-from seqlib.processes import check_main, cores, end_worker_that_imports, limit_threads
+from seqlib.processes import (
+    allow_open_files,
+    check_main,
+    cores,
+    end_worker_that_imports,
+    limit_threads,
+)
 from seqlib.record import Record, Spec
 from seqlib.store import Store, scratch, write_atomically
 from seqlib.study import Failure, title
@@ -40,7 +46,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-AT_ONCE = 256  # tasks that a cluster has at most; each holds its lock, which is an open file
+AT_ONCE = 1024  # runs under way at most; each holds its lock, which is an open file
 _one_at_a_time = threading.RLock()  # a process has one generator of random numbers, and one clock
 
 
@@ -120,6 +126,7 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     if not specs:
         return []
     end_worker_that_imports()
+    allow_open_files(2 * AT_ONCE)
     study = studies.get(specs[0].study)
     counts = study.current if redo_older else lambda record: True
     known = {spec.key: _counted(store.get(spec), counts) for spec in specs}
@@ -182,7 +189,8 @@ class _Sweep:
         queue, held_elsewhere, running = list(groups), [], {}
         try:
             while queue or running:
-                while queue and len(running) < self.workers:
+                while (queue and len(running) < self.workers
+                       and sum(len(mine) for mine, _ in running.values()) < AT_ONCE):
                     with ExitStack() as locks:  # let go of on any error, Ctrl-C in this process too
                         mine, busy = self.take(queue.pop(0), locks,
                                                wait_for_locks and not running)

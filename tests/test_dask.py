@@ -18,7 +18,7 @@ from seqlib.errors import UsageError
 from seqlib.store import Store
 from seqlib.studies.airline.arms import ARMS, Arm
 from seqlib.studies.airline.specs import AirlineSpec
-from seqlib.sweep import note_of, sweep
+from seqlib.sweep import RunsFailed, note_of, sweep
 from seqlib.training import in_own_process
 from seqlib.verify import differences
 from tests.test_cli import call
@@ -26,13 +26,20 @@ from tests.test_sweep import SPECS, wait_for
 
 LOOPS = [AirlineSpec(arm=arm, seed=seed, epochs=5, engine="loop")
          for arm in ("rope", "gru") for seed in range(4)]
-NO_DAEMON = {"distributed.worker.daemon": False}  # such a process may start none of its own
+SETTINGS = {"distributed.worker.daemon": False,  # such a process may start none of its own
+            "distributed.scheduler.worker-saturation": 1.0,  # no task waits on a worker
+            "distributed.scheduler.allowed-failures": 1}
+
+
+class Deadly(Arm):
+    def build(self):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
     environment = {"SEQLIB_RUNS": str(tmp_path_factory.mktemp("workers"))}
-    with (dask.config.set(NO_DAEMON),
+    with (dask.config.set(SETTINGS),
           LocalCluster(2, threads_per_worker=1, dashboard_address=None, env=environment) as cluster,
           Client(cluster) as client):
         yield client
@@ -88,6 +95,15 @@ def test_a_frame_of_runs_from_a_cluster_and_a_failure_that_ends_itself_alone(
         seqlib.train("airline", "smoke", arm=["gru", "rope"], epochs=2, client=client)
     assert len(list(Store.live().records("airline"))) == 4
     assert note_of(AirlineSpec(arm="gru", epochs=2)).exists()
+
+
+def test_a_run_that_kills_its_workers_fails_and_the_others_go_on(client, tmp_path, monkeypatch):
+    monkeypatch.setitem(ARMS, "lstm", Deadly("lstm", 8))
+    store, deadly = Store(tmp_path / "store"), AirlineSpec(arm="lstm", epochs=1)
+    with pytest.raises(RunsFailed, match="KilledWorker") as caught:
+        sweep([deadly, *LOOPS[:4]], store, client=client, quiet=True)
+    assert [failure.spec for failure in caught.value.failures] == [deadly]
+    assert len(list(store.records("airline"))) == 4
 
 
 def test_a_worker_with_other_code_is_named(client, tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ from tests.test_cli import call
 PLANNED = plan.specs("airline", "published")
 
 
-def put(store, spec, mae=1.0, **facts):
-    record = Record.of(spec, {"test_mae": mae, "seconds": facts.pop("seconds", 1.0)}, {}, facts)
+def put(store, spec, mae=1.0, seconds=1.0, more=None, **facts):
+    record = Record.of(spec, {"test_mae": mae, "seconds": seconds, **(more or {})}, {}, facts)
     store.put(record)
     return store.path("airline", record.key)
 
@@ -94,6 +94,14 @@ def test_what_cannot_be_trusted_is_refused_with_a_line_and_stays(tmp_path, capsy
     assert list(content(Store.archive().root)) == [good.relative_to(other.root)]
     call("merge", str(other.root), "--into", str(tmp_path / "third"), capsys=capsys)
     assert len(content(tmp_path / "third")) == 2  # a folder of one's own takes any sound record
+
+
+def test_a_figure_that_one_of_two_records_lacks_is_a_difference(tmp_path, capsys):
+    other = Store(tmp_path / "other")
+    put(Store.archive(), PLANNED[0], more={"left": 1})
+    put(other, PLANNED[0], more={"right": 2})
+    code, out, _ = call("merge", str(other.root), capsys=capsys)
+    assert code == 1 and "left (1 there, None here)" in out and "right (None there, 2 here)" in out
 
 
 def test_a_run_that_a_sweep_trains_is_left_to_it(tmp_path, capsys):

@@ -60,6 +60,32 @@ def test_a_damaged_record_is_done_again_and_nothing_else(tmp_path):
     assert [r.key for r in trained] == [records[2].key]
 
 
+def test_a_thousand_runs_at_once_hold_their_locks_within_the_limit_of_open_files(checkout):
+    process = subprocess.run(["bash", "-c", """ulimit -Sn 100; exec "$0" -c '
+from concurrent.futures import Future
+from seqlib import sweep
+from seqlib.store import Store
+from seqlib.studies.airline.specs import AirlineSpec
+
+class Late(sweep.Executor):
+    count = 0
+    def submit(self, call, specs, *more):
+        self.count += 1
+        future = Future()
+        if self.count >= 200:
+            future.set_exception(ValueError("enough"))
+        return future
+
+specs = [AirlineSpec(arm="rope", seed=seed, engine="loop") for seed in range(200)]
+executor = Late()
+try:
+    sweep.sweep(specs, Store.live(), executor, workers=1000, quiet=True, fail_fast=True)
+except sweep.RunsFailed:
+    print(executor.count)
+'""", sys.executable], env=checkout.environment(PYTHONPATH=ROOT), capture_output=True, text=True)
+    assert process.stdout.strip() == "200", process.stderr
+
+
 def test_a_failing_group_keeps_the_records_before_it(tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
     monkeypatch.setitem(ARMS, "gru", Exploding("gru", 64))
