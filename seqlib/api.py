@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from reprlib import repr as short
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from seqlib import frames, plan, stats
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, nearest
 from seqlib.store import Store
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 def load(study: str, experiment: str | Iterable[str] | None = None) -> pd.DataFrame:
@@ -82,13 +85,15 @@ def _check_frame(runs: Any, *columns: str) -> None:
 
 
 def train(study: str, /, experiment: str = "live", workers: int = 1,
-          **settings: Any) -> pd.DataFrame:
+          client: "Client | None" = None, **settings: Any) -> pd.DataFrame:
     """Train what has no current record in the scratch store yet; returns the runs as `load` does.
 
     settings: fields of the study's spec, a value or a list of values to run each of; `seed=3` means
     the seeds 0 to 2. What is not named is as in the plan's experiment. The archive is neither read
-    nor written. The frame's `attrs["trained"]` says how many runs were trained now. Raises
-    UsageError on an unknown field, an unknown arm or a value that is not allowed.
+    nor written. The frame's `attrs["trained"]` says how many runs were trained now. workers:
+    processes here. client: `distributed.Client(...)` of a Dask cluster that trains instead; records
+    come back, weights stay on its workers. Raises UsageError on an unknown field, an unknown arm or
+    a value that is not allowed.
 
     >>> live = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=3)
     >>> len(live)
@@ -97,7 +102,8 @@ def train(study: str, /, experiment: str = "live", workers: int = 1,
     from seqlib.sweep import sweep
 
     specs, new = plan.overridden(study, experiment, settings), []
-    records = sweep(specs, Store.live(), workers=workers, trained=new, redo_older=True)
+    records = sweep(specs, Store.live(), workers=workers, trained=new, redo_older=True,
+                    client=client)
     runs = frames.frame(study, records, {record.key: [experiment] for record in records}, live=True)
     runs.attrs["trained"] = len({record.key for record in new})
     runs.attrs["machine"] = records[0].provenance["machine"] if records else {}

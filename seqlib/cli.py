@@ -1,15 +1,18 @@
 """The command `seqlib`. Exit codes: 0 done, 1 a run failed, 2 bad usage, 130 interrupted."""
 
 import json
+import logging
 import sys
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from seqlib import __version__
-from seqlib.errors import SeqlibError, UsageError, nearest
+from seqlib.errors import SeqlibError, UsageError, first_line, nearest
 from seqlib.processes import signals_unwind
 
 
@@ -80,6 +83,16 @@ def parse_seeds(text: str) -> list[int]:
     return sorted({seed for part in parts for seed in part})
 
 
+def parse_shard(context, option, text: str | None) -> tuple[int, int] | None:
+    """`2/8` as its numbers."""
+    if text is None:
+        return None
+    number, _, of = text.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise click.BadParameter(f"{text!r}: wants I/N, such as 2/8, with I from 1 to N")
+    return int(number), int(of)
+
+
 def parse_settings(texts: Sequence[str]) -> dict[str, list]:
     """`lr=1e-3,1e-4` as field and values in YAML. Raises UsageError on anything else."""
     from seqlib import yamls
@@ -110,14 +123,22 @@ def parse_settings(texts: Sequence[str]) -> dict[str, list]:
 @WORKERS
 @click.option("--redo-older", is_flag=True,
               help="Train again what other code recorded, and replace it.")
-def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older):
+@click.option("--shard", callback=parse_shard, metavar="I/N",
+              help="Only the I-th of N parts, which are chosen by key: each run is in one of them.")
+@click.option("--scheduler", metavar="ADDRESS",
+              help="Train on the workers of this Dask cluster, such as tcp://HOST:8786.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
+def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older, shard,
+          scheduler, fail_fast):
     """Train the runs of a study's EXPERIMENTS (see plan.yaml; default: the whole archive), without
     a notebook.
 
-    Runs that the plan names go to results/, all others to .runs/."""
+    Runs that the plan names go to results/, all others to .runs/. Runs that fail are listed at the
+    end, with exit code 1, when all others are done."""
     from seqlib import plan
     from seqlib.processes import show_log
     from seqlib.store import Store
+    from seqlib.sweep import RunsFailed
     from seqlib.sweep import sweep as run_sweep
 
     show_log()
@@ -144,15 +165,63 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
     if not specs:
         raise UsageError(f"{what}: no run has such arms and seeds (what draws nothing at random "
                          "has seed 0 alone)")
+    if shard:
+        number, of = shard
+        specs = [spec for spec in specs if int(spec.key, 16) % of == number - 1]
+        click.echo(f"{len(specs)} runs in shard {number} of {of}")
     planned = plan.archived(name, plan.of_archive(name) + plan.underway(name))
+    failures, client = [], None
+    if scheduler:
+        from distributed import Client
+
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # we tell in one line
+        try:
+            client = click.get_current_context().with_resource(Client(scheduler))
+        except ValueError as error:
+            raise UsageError(f"--scheduler {scheduler}: {first_line(error)}") from error
     archive = [spec for spec in specs if spec.key in planned]
     others = [spec for spec in specs if spec.key not in planned]
     for part, store, redo in (archive, Store.archive(), redo_older), (others, Store.live(), True):
         trained: list = []
         if part:
-            records = run_sweep(part, store, workers=workers, trained=trained, redo_older=redo)
-            click.echo(f"{len(records)} records of {name} in {store.root / name}, "
-                       f"{len(trained)} of them new")
+            try:
+                run_sweep(part, store, workers=workers, trained=trained, redo_older=redo,
+                          fail_fast=fail_fast, client=client)
+            except RunsFailed as error:
+                if fail_fast:
+                    raise
+                failures += error.failures
+            click.echo(f"{sum(store.path(name, spec.key).exists() for spec in part)} records of "
+                       f"{name} in {store.root / name}, {len(trained)} of them new")
+    if failures:
+        raise RunsFailed(failures)
+
+
+@cli.command(epilog="Example: seqlib merge shard-1/results shard-2/results")
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER...",
+                type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path),
+              help="A folder of records, instead of the archive.")
+@JSON
+def merge(folders, into, as_json):
+    """Copy the records below each FOLDER into the archive: what shards and other machines made.
+
+    Nothing that is recorded there is replaced. Records that differ from it and such as cannot be
+    trusted are named, with exit code 1."""
+    from seqlib import merge as merging
+    from seqlib.store import Store
+
+    rows = merging.merge(folders, Store(into) if into else None)
+    if as_json:
+        show(rows, True)
+    else:
+        for row in rows:
+            if "why" in row:
+                click.echo(f"{row['outcome']}: {row['path']} {row['why']}")
+        counts = Counter(row["outcome"] for row in rows)
+        click.echo(", ".join(f"{counts[name]} {name}" for name in merging.OUTCOMES))
+    if any("why" in row for row in rows):
+        sys.exit(1)
 
 
 @cli.command(epilog="Example: seqlib verify airline --arms lstm --sample 2")
@@ -288,11 +357,12 @@ def data(name, as_json):
 @JSON
 def status(as_json):
     """Records in the archive and in scratch, by study: how many the plan's archive lacks, how many
-    runs of experiments underway are left, which are of older code, and which no plan names."""
+    runs of experiments underway are left, which are of older code, which no plan names, and how
+    many runs failed when they were last tried."""
     from seqlib import plan, study
-    from seqlib.store import Store
+    from seqlib.store import Store, scratch
 
-    rows = []
+    rows, failed = [], scratch() / "failed"
     for name in study.names():
         kind, planned = study.get(name), plan.archived(name)
         underway = plan.archived(name, plan.underway(name))
@@ -305,6 +375,7 @@ def status(as_json):
                          "underway": len(underway.keys() - keys) if archive else "",
                          "unplanned": len(keys - {*planned, *underway}) if archive else "",
                          "older_code": sum(not kind.current(record) for record in records),
+                         "failed": "" if archive else len(list((failed / name).glob("*.json"))),
                          "damaged": len(list((store.root / name).glob("*.damaged"))),
                          "path": str(store.root / name)})
     show(rows, as_json)

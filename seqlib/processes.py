@@ -50,6 +50,16 @@ def limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
+def allow_open_files(number: int) -> None:
+    """Let this process have so many files open, where the system's limit can be raised."""
+    with suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if now < number:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(number, most), most))
+
+
 GUARD = "put what it does below `if __name__ == \"__main__\":`"
 
 

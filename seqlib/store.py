@@ -4,6 +4,7 @@ A record is one file, STORE/STUDY/KEY.json. Writing is atomic; reading verifies.
 renamed to KEY.json.damaged with a warning, so that the run is done again and nothing is lost.
 """
 
+import errno
 import json
 import logging
 import os
@@ -15,13 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
 from pydantic import ValidationError
 
 from seqlib.errors import SeqlibError, nearest
 from seqlib.places import ROOT, named
 from seqlib.record import SCHEMA_VERSION, Record, Spec
 
+RECORD = "[0-9a-f]" * 64 + ".json"  # names of the files that are records
+LEASE = 120.0
 log = logging.getLogger("seqlib")
 
 
@@ -63,6 +66,28 @@ def _check_version(path: Path, version: object) -> None:
     if isinstance(version, int) and version != SCHEMA_VERSION:
         raise SeqlibError(f"{path} has schema version {version}, this code reads {SCHEMA_VERSION}; "
                           "use the seqlib that wrote it")
+
+
+def examine(path: Path) -> Record | str:
+    """The record in a file, or what is wrong with it; the file stays as it is.
+
+    Raises SeqlibError on another schema version, and OSError where the file cannot be read."""
+    text = path.read_bytes()
+    try:
+        record = Record.model_validate_json(text)
+        _check_version(path, record.schema_version)
+        problem = record.problem()
+    except ValidationError as error:
+        with suppress(ValueError, AttributeError):  # a newer record may have other fields
+            _check_version(path, json.loads(text).get("schema_version"))
+        return f"not a record ({error.errors()[0]['msg']})"
+    except ValueError as error:  # NaN, which is not JSON
+        return f"not a record ({error})"
+    if problem is None and path.stem != record.key:
+        problem = "file name does not match its key"
+    if problem is None and path.parent.name != record.spec.get("study"):
+        problem = f"it is of the study {record.spec.get('study')}"
+    return problem or record
 
 
 def studies_in(folder: Path = Path(__file__).parent / "studies") -> list[str]:
@@ -111,40 +136,28 @@ class Store:
                 f"{self.root} is not a folder; point SEQLIB_RUNS or SEQLIB_RESULTS at one")
         if not (self.root / study).exists() and study not in (known := studies_in()):
             raise nearest("study", study, known)
-        for path in sorted((self.root / study).glob("[0-9a-f]" * 64 + ".json")):
+        for path in sorted((self.root / study).glob(RECORD)):
             record = self._read(path)
             if record is not None:
                 yield record
 
     def _read(self, path: Path) -> Record | None:
         try:
-            record = Record.model_validate_json(path.read_bytes())
-            _check_version(path, record.schema_version)
-            problem = record.problem()
-            if problem is None and path.stem != record.key:
-                problem = "file name does not match its key"
-            if problem is None and path.parent.name != record.spec.get("study"):
-                problem = f"it is of the study {record.spec.get('study')}"
+            found = examine(path)
         except FileNotFoundError:
             return None
         except IsADirectoryError:
             warnings.warn(f"{path} is a folder and no record; remove it", stacklevel=2)
             return None
-        except ValidationError as error:
-            with suppress(ValueError, AttributeError):  # a newer record may have other fields
-                _check_version(path, json.loads(path.read_bytes()).get("schema_version"))
-            problem = f"not a record ({error.errors()[0]['msg']})"
-        except ValueError as error:  # NaN, which is not JSON
-            problem = f"not a record ({error})"
-        if problem is None:
-            return record
+        if isinstance(found, Record):
+            return found
         aside = path.with_name(path.name + ".damaged")
         try:
             os.replace(path, aside)
             where = f"set aside as {aside}"
         except OSError as error:  # as in an archive that is read only
             where = f"left at {path}, which cannot be renamed ({error.strerror})"
-        warnings.warn(f"damaged record {where}: {problem}; sweep the study again to redo it",
+        warnings.warn(f"damaged record {where}: {found}; sweep the study again to redo it",
                       stacklevel=2)
         return None
 
@@ -156,29 +169,45 @@ class Store:
                     path.unlink()
 
     @contextmanager
-    def lock(self, spec: Spec, wait: bool = True) -> Iterator[bool]:
-        """Hold the right to run `spec` for this store. Yields True when it is held; without `wait`,
-        False when another process has it."""
+    def lock(self, key: str, wait: bool = True, run: str = "a run") -> Iterator[bool]:
+        """Hold the right to record the run of a key; `run` is its name for people. Yields True when
+        it is held; without `wait`, False when another process has it.
+
+        A lock ends with the process that holds it. Where the file system has none, as some that
+        machines share, it is a lease that its holder renews, and is free `LEASE` seconds after."""
         folder = self.root / ".locks"  # beside the records: whoever writes there sees them
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{spec.key}.lock")
-            holder = folder / f"{spec.key}.holder"
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            holder = folder / f"{key}.holder"
+            lock, held = _try_lock(folder / key)
+            if not held:
                 if not wait:
                     yield False
                     return
-                log.info("waiting for %s seed %s, which %s trains", spec.arm, spec.seed,
+                log.info("waiting for %s, which %s trains", run,
                          _text(holder) or "another process")
-                lock.acquire()
+                lock.acquire(poll_interval=0.2)
             holder.write_text(f"process {os.getpid()} on {platform.node()}")
         try:
             yield True
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+
+def _try_lock(path: Path) -> tuple[BaseFileLock, bool]:
+    """The lock that the file system has, and whether it is ours now."""
+    lock = FileLock(path.with_suffix(".lock"), fallback_to_soft=False)
+    try:
+        with suppress(Timeout):
+            return lock, bool(lock.acquire(timeout=0))
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+            raise
+        lock = SoftFileLease(path.with_suffix(".lease"), lease_duration=LEASE)
+        with suppress(Timeout):
+            return lock, bool(lock.acquire(timeout=0))
+    return lock, False
 
 
 def _text(path: Path) -> str:

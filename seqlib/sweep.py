@@ -5,27 +5,59 @@ A run that fails is noted in scratch, in `failed/STUDY/KEY.json`, and the others
 """
 
 import json
+import platform
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from seqlib import data
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_line
-from seqlib.processes import check_main, cores, end_worker_that_imports, limit_threads
+from seqlib.processes import (
+    allow_open_files,
+    check_main,
+    cores,
+    end_worker_that_imports,
+    limit_threads,
+)
 from seqlib.record import Record, Spec
 from seqlib.store import Store, scratch, write_atomically
 from seqlib.study import Failure, title
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+AT_ONCE = 1024  # runs under way at most; each holds its lock, which is an open file
+_one_at_a_time = threading.RLock()  # a process has one generator of random numbers, and one clock
+
+
+class RunsFailed(SeqlibError):
+    """What has failed when all other runs are done, a line a run."""
+
+    def __init__(self, failures: list[Failure]):
+        self.failures, lines = failures, [failure.error for failure in failures]
+        if len(lines) > 1:
+            lines.insert(0, f"{len(lines)} runs failed; what is finished is kept:")
+        super().__init__("\n  ".join(lines))
 
 
 class InProcess(Executor):
@@ -40,19 +72,25 @@ class InProcess(Executor):
         return future
 
 
-def run_group(specs: Sequence[Spec], arms: Mapping[str, Any] | None = None) -> list:
+def run_group(specs: Sequence[Spec], arms: Mapping[str, Any] | None = None,
+              code: str | None = None) -> list:
     """Train one group; the function that an executor runs. Records, and what failed.
 
-    arms: what the arms of the runs are in the process that asks."""
+    arms: what the arms of the runs are in the process that asks. code: the fingerprint there of the
+    code that trains them. Raises UsageError where this process has other code."""
     kind = studies.get(specs[0].study)
     kind.arms.update(arms or {})
+    if code and code != kind.fingerprint(specs[0].arm):
+        raise UsageError(f"{platform.node()} has other code of {kind.name}/{specs[0].arm} than the "
+                         "machine that sweeps; install the same seqlib and Python on both")
     before = sys.getswitchinterval()
-    # stacks train in threads of short operations: Python's 5 ms would let them wait
-    sys.setswitchinterval(1e-4)
-    try:
-        return kind.outcomes(list(specs))
-    finally:
-        sys.setswitchinterval(before)
+    with _one_at_a_time:
+        # stacks train in threads of short operations: Python's 5 ms would let them wait
+        sys.setswitchinterval(1e-4)
+        try:
+            return kind.outcomes(list(specs))
+        finally:
+            sys.setswitchinterval(before)
 
 
 def pool(workers: int) -> Executor:
@@ -71,19 +109,24 @@ def pool(workers: int) -> Executor:
 
 def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None, workers: int = 1,
           quiet: bool = False, trained: list[Record] | None = None,
-          redo_older: bool = False, fail_fast: bool = False) -> list[Record]:
+          redo_older: bool = False, fail_fast: bool = False,
+          client: "Client | None" = None) -> list[Record]:
     """Records of all `specs` from `store`, after running those that are missing; these are added to
     `trained` as well. With `redo_older`, a record that other code made counts as missing, and is
     replaced once its run has finished.
 
     Locks are one a spec: two sweeps on one store share the work, and a run that another process
     holds is waited for, not done twice. Killing a sweep loses the runs in flight at most. Raises
-    SeqlibError when a worker dies, and, once all others are done, where runs have failed; with
-    `fail_fast` at the first of them.
+    SeqlibError when a worker dies; RunsFailed, once all others are done, where runs have failed,
+    with `fail_fast` at the first of them.
+
+    client: of a Dask cluster whose workers train instead, and give the records back. A group is one
+    task; that of a lost worker goes to another.
     """
     if not specs:
         return []
     end_worker_that_imports()
+    allow_open_files(2 * AT_ONCE)
     study = studies.get(specs[0].study)
     counts = study.current if redo_older else lambda record: True
     known = {spec.key: _counted(store.get(spec), counts) for spec in specs}
@@ -92,34 +135,31 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     for name in study.data(missing):
         data.locate(name)
     groups, trained = study.groups(missing), [] if trained is None else trained
-    ours = pool(workers) if executor is None else None
+    ours = None
+    if client is not None:
+        ours, workers = client.get_executor(pure=False), AT_ONCE
+    elif executor is None:
+        ours = pool(workers)
     try:
         with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study,
                   unit="run", disable=quiet or not missing) as bar:
             under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
                                fail_fast)
-            held_elsewhere = under_way.groups(groups, wait_for_locks=False)
-            under_way.groups(held_elsewhere, wait_for_locks=True)
+            left = under_way.groups(groups, wait_for_locks=False)
+            while left:
+                left = under_way.groups(left, wait_for_locks=True)
     finally:
-        if ours:
+        if client is not None:
+            ours.shutdown(wait=False)  # which cancels what is left
+        elif ours:
             ours.shutdown(wait=False, cancel_futures=True)
-    if under_way.failures:
-        causes = (failure.cause for failure in under_way.failures)
-        raise SeqlibError(_table(under_way.failures)) from next(filter(None, causes), None)
+    under_way.check()
     return [known[spec.key] for spec in specs]
 
 
 def note_of(spec: Spec) -> Path:
     """Where it is noted that a run has failed."""
     return scratch() / "failed" / spec.study / f"{spec.key}.json"
-
-
-def _table(failures: list[Failure]) -> str:
-    """What has failed, a line a run."""
-    lines = [failure.error for failure in failures]
-    if len(lines) == 1:
-        return lines[0]
-    return "\n  ".join([f"{len(lines)} runs failed, all others are kept:", *lines])
 
 
 def _counted(record: Record | None, counts: Callable[[Record], bool]) -> Record | None:
@@ -142,13 +182,18 @@ class _Sweep:
     failures: list[Failure] = field(default_factory=list)
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
-        """Run `groups`, at most `workers` at once; returns the specs that another process holds."""
+        """Run `groups`, at most `workers` at once; returns the specs that another process holds.
+
+        It waits for a lock while nothing of ours runs: two sweeps could wait for each other, and
+        what is finished here would not be kept."""
         queue, held_elsewhere, running = list(groups), [], {}
         try:
             while queue or running:
-                while queue and len(running) < self.workers:
+                while (queue and len(running) < self.workers
+                       and sum(len(mine) for mine, _ in running.values()) < AT_ONCE):
                     with ExitStack() as locks:  # let go of on any error, Ctrl-C in this process too
-                        mine, busy = self.take(queue.pop(0), locks, wait_for_locks)
+                        mine, busy = self.take(queue.pop(0), locks,
+                                               wait_for_locks and not running)
                         held_elsewhere += [busy] if busy else []
                         if mine:
                             seeds = f"{mine[0].seed}" + f" to {mine[-1].seed}" * (len(mine) > 1)
@@ -158,6 +203,7 @@ class _Sweep:
                     mine, locks = running.pop(future)
                     with locks:
                         self.keep(self.result(future, mine))
+                future = None  # a cluster trains again what a lost worker had and someone refers to
         finally:
             for _, locks in running.values():
                 locks.close()
@@ -165,16 +211,18 @@ class _Sweep:
 
     def submit(self, specs: list[Spec]) -> Future:
         """Start a group; another process gets the arms as they are here."""
-        here = isinstance(self.executor, InProcess)
-        arms = {} if here else studies.get(specs[0].study).sent(specs)
-        return self.executor.submit(run_group, specs, arms)
+        if isinstance(self.executor, InProcess):
+            return self.executor.submit(run_group, specs)
+        kind = studies.get(specs[0].study)
+        return self.executor.submit(run_group, specs, kind.sent(specs),
+                                    kind.fingerprint(specs[0].arm))
 
     def take(self, specs: list[Spec], locks: ExitStack,
-             wait_for_locks: bool) -> tuple[list[Spec], list[Spec]]:
+             wait: bool) -> tuple[list[Spec], list[Spec]]:
         """Lock `specs`: those that are ours to run, those that are held elsewhere."""
         mine, busy = [], []
         for spec in sorted(specs, key=lambda s: s.key):  # everyone in the same order: no deadlock
-            held = locks.enter_context(self.store.lock(spec, wait_for_locks))
+            held = locks.enter_context(self.store.lock(spec.key, wait, title(spec)))
             self.known[spec.key] = _counted(self.store.get(spec), self.counts) if held else None
             if not held:
                 busy.append(spec)
@@ -192,14 +240,20 @@ class _Sweep:
                          "when": datetime.now().isoformat(timespec="seconds"),
                          "traceback": traceback.format_exception(one.cause) if one.cause else []}
                 write_atomically(note_of(spec), json.dumps(facts, indent=1).encode())
-                if self.fail_fast:
-                    raise SeqlibError(one.error) from one.cause
             else:
                 self.store.put(one)
                 self.known[one.key] = one
                 self.trained.append(one)
                 note_of(spec).unlink(missing_ok=True)
             self.bar.update()
+        if self.fail_fast:
+            self.check()
+
+    def check(self) -> None:
+        """Raises RunsFailed where runs have failed."""
+        if self.failures:
+            causes = (failure.cause for failure in self.failures)
+            raise RunsFailed(self.failures) from next(filter(None, causes), None)
 
     def result(self, future: Future, specs: list[Spec]) -> list[tuple[Spec, Record | Failure]]:
         """What became of each run. Raises UsageError on settings that no run can have, and
@@ -211,6 +265,9 @@ class _Sweep:
             raise SeqlibError(f"a worker process died while training {run} (killed, or out of "
                               "memory); finished records are kept: run the same command again to "
                               "resume") from error
+        except CancelledError as error:
+            raise SeqlibError("the cluster's scheduler is lost; finished records are kept: run the "
+                              "same command again to resume") from error
         except UsageError:
             raise
         except Exception as error:

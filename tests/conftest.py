@@ -55,7 +55,8 @@ class Checkout:
         (root / "seqlib").symlink_to(ROOT / "seqlib")  # a kernel's folder is in its path
         for name in ("_config.yml", "_toc.yml", "README.md", "CITATION.cff"):
             shutil.copy(ROOT / name, root / name)
-        (root / "results").symlink_to(ROOT / "results")
+        for name in ("results", "examples"):
+            (root / name).symlink_to(ROOT / name)
 
     def environment(self, **more):
         names = {"SEQLIB_ROOT": self.root, "SEQLIB_RUNS": self.root / "runs",

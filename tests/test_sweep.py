@@ -60,6 +60,32 @@ def test_a_damaged_record_is_done_again_and_nothing_else(tmp_path):
     assert [r.key for r in trained] == [records[2].key]
 
 
+def test_a_thousand_runs_at_once_hold_their_locks_within_the_limit_of_open_files(checkout):
+    process = subprocess.run(["bash", "-c", """ulimit -Sn 100; exec "$0" -c '
+from concurrent.futures import Future
+from seqlib import sweep
+from seqlib.store import Store
+from seqlib.studies.airline.specs import AirlineSpec
+
+class Late(sweep.Executor):
+    count = 0
+    def submit(self, call, specs, *more):
+        self.count += 1
+        future = Future()
+        if self.count >= 200:
+            future.set_exception(ValueError("enough"))
+        return future
+
+specs = [AirlineSpec(arm="rope", seed=seed, engine="loop") for seed in range(200)]
+executor = Late()
+try:
+    sweep.sweep(specs, Store.live(), executor, workers=1000, quiet=True, fail_fast=True)
+except sweep.RunsFailed:
+    print(executor.count)
+'""", sys.executable], env=checkout.environment(PYTHONPATH=ROOT), capture_output=True, text=True)
+    assert process.stdout.strip() == "200", process.stderr
+
+
 def test_a_failing_group_keeps_the_records_before_it(tmp_path, monkeypatch):
     store = Store(tmp_path / "store")
     monkeypatch.setitem(ARMS, "gru", Exploding("gru", 64))
@@ -109,7 +135,7 @@ def test_runs_go_on_beside_one_that_fails_and_all_failures_are_named(tmp_path, m
     store, good = Store(tmp_path / "store"), SPECS[:3]
     monkeypatch.setitem(ARMS, "gru", replace(ARMS["gru"], hidden=-1))  # torch refuses it
     bad = [AirlineSpec(arm="gru", seed=seed, engine="loop", epochs=1) for seed in range(2)]
-    named = "2 runs failed, all others are kept:\n  airline/gru seed 0"
+    named = "2 runs failed; what is finished is kept:\n  airline/gru seed 0"
     with pytest.raises(SeqlibError, match=named):
         sweep([*bad, *good], store, quiet=True)
     assert len(list(store.records("airline"))) == 3
@@ -137,15 +163,15 @@ def test_a_script_with_workers_and_no_guard_ends_with_one_line_that_names_it(tmp
 
 def test_who_waits_for_a_run_says_who_holds_it(tmp_path, caplog):
     store = Store(tmp_path / "store")
-    with (ThreadPoolExecutor(1) as other, store.lock(SPECS[0]),
+    with (ThreadPoolExecutor(1) as other, store.lock(SPECS[0].key),
           caplog.at_level("INFO", "seqlib")):
         def wait():
-            with store.lock(SPECS[0]):
+            with store.lock(SPECS[0].key, run="airline/rope seed 0"):
                 pass
 
         future = other.submit(wait)
         wait_for(lambda: "waiting for" in caplog.text)
-        assert f"waiting for rope seed 0, which process {os.getpid()} on" in caplog.text
+        assert f"waiting for airline/rope seed 0, which process {os.getpid()} on" in caplog.text
         assert not future.done()
 
 
@@ -234,7 +260,7 @@ def test_two_sweeps_at_once_share_the_work(checkout):
 
 def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     arguments = ("sweep", "airline", "published", "--arms", "rope,lstm,gru", "--seeds", "0-1",
-                 "--set", "epochs=400")
+                 "--set", "epochs=150")
     process = checkout.start(*arguments, "--workers", "2")
     wait_for(lambda: len(checkout.records()) >= 2)
     workers = workers_of(process.pid)
