@@ -435,7 +435,8 @@ def _evaluate(row: Verdict, claim: Claim, runs: pd.DataFrame) -> dict[str, Compa
     if test.method == "values":
         rules.values(row, wide[needed], test.pairs)
         return {}
-    tests = stats.Blocks.of(_all_arms(test, runs)) if test.blocks else stats.PAIRED
+    blocks = _all_arms(test, runs) if test.blocks else pd.DataFrame()
+    tests = stats.Blocks.of(blocks) if min(blocks.shape) >= 2 else stats.PAIRED
     size = {"margin": test.margin, "slack": test.slack}
     published = rules.order(row, test.pairs, wide, tests=tests, **size)
     if test.requires and not all(rules.below(wide[[*pair]]) for pair in test.requires.pairs):

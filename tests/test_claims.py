@@ -309,6 +309,8 @@ def test_blocks_decide_where_pairs_of_three_seeds_cannot():
     assert verdict(data, order(pairs, margin=0.01, blocks=True)).verdict == "reproduced"
     row = verdict(data, order([["arm1", "arm0"]], margin=0.01, blocks=True))
     assert row.verdict == "contradicted" and row.seeds == 3 and row.p_holm < 0.05
+    gap = data[~((data.arm == "arm8") & (data.seed > 0))]  # no two seeds have all arms
+    assert verdict(gap, order(pairs, margin=0.01, blocks=True)).verdict == "inconclusive"
 
 
 def test_no_worse_by_a_margin_is_another_claim_than_better():
