@@ -48,7 +48,10 @@ def _merge_one(path: Path, into: Store, planned: dict[str, Any] | None) -> dict[
     with into.lock(record.key, wait=False) as held:
         if not held:
             return {"outcome": "refused", "why": "a sweep trains this run now; merge again later"}
-        there = into.by_key(study, record.key)
+        try:
+            there = into.by_key(study, record.key)
+        except SeqlibError as error:  # of another schema
+            return {"outcome": "refused", "why": f"while {error}"}
         if there is None:
             into.put(record)
             return {"outcome": "new"}

@@ -24,7 +24,7 @@ from seqlib.places import ROOT, named
 from seqlib.record import SCHEMA_VERSION, Record, Spec
 
 RECORD = "[0-9a-f]" * 64 + ".json"  # names of the files that are records
-LEASE = 120.0
+LEASE = 120.0  # seconds without a sign of its holder after which a lease is free
 log = logging.getLogger("seqlib")
 
 
@@ -174,7 +174,7 @@ class Store:
         it is held; without `wait`, False when another process has it.
 
         A lock ends with the process that holds it. Where the file system has none, as some that
-        machines share, it is a lease that its holder renews, and is free `LEASE` seconds after."""
+        machines share, it is a lease that its holder renews."""
         folder = self.root / ".locks"  # beside the records: whoever writes there sees them
         with reported(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -83,8 +83,8 @@ def run_group(specs: Sequence[Spec], arms: Mapping[str, Any] | None = None,
     if code and code != kind.fingerprint(specs[0].arm):
         raise UsageError(f"{platform.node()} has other code of {kind.name}/{specs[0].arm} than the "
                          "machine that sweeps; install the same seqlib and Python on both")
-    before = sys.getswitchinterval()
     with _one_at_a_time:
+        before = sys.getswitchinterval()
         # stacks train in threads of short operations: Python's 5 ms would let them wait
         sys.setswitchinterval(1e-4)
         try:

@@ -113,6 +113,28 @@ def test_a_run_that_a_sweep_trains_is_left_to_it(tmp_path, capsys):
     assert not content(Store.archive().root)
 
 
+def test_a_newer_record_that_is_there_stays_and_the_others_go_on(tmp_path, capsys):
+    here, other = Store.archive(), Store(tmp_path / "other")
+    newer = put(here, PLANNED[0])
+    newer.write_text(json.dumps(json.loads(newer.read_text()) | {"schema_version": 2}))
+    before = newer.read_bytes()
+    for spec in PLANNED[:2]:
+        put(other, spec)
+    code, out, _ = call("merge", str(other.root), capsys=capsys)
+    assert code == 1 and "1 new, 0 same, 0 differs, 1 refused" in out and "schema version 2" in out
+    assert newer.read_bytes() == before
+
+
+def test_a_damaged_record_that_is_there_is_set_aside_for_a_sound_one(tmp_path, capsys):
+    here, other = Store.archive(), Store(tmp_path / "other")
+    damaged, sound = put(here, PLANNED[0]), put(other, PLANNED[0])
+    damaged.write_text("{}")
+    with pytest.warns(UserWarning, match="damaged record set aside"):
+        assert call("merge", str(other.root), capsys=capsys)[0] == 0
+    assert damaged.read_bytes() == sound.read_bytes()
+    assert damaged.with_name(damaged.name + ".damaged").read_text() == "{}"
+
+
 def test_a_folder_without_records_is_named_before_anything_is_copied(tmp_path, capsys):
     other = Store(tmp_path / "other")
     put(other, PLANNED[0])
