@@ -490,11 +490,11 @@ def choose(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _figures(column: Column, rows: pd.DataFrame) -> pd.Series:
     """A column's figures by seed."""
+    if rows.empty:
+        return pd.Series(dtype=float)
     if column.over:
         formulas = [metric for metric in _listed(column.metric) if metric not in rows]
         rows = rows.assign(**{formula: rows.eval(formula) for formula in formulas})
         return stats.over_arms(rows, column.statistic, column.metric, len(column.over))
-    if rows.empty:
-        return pd.Series(dtype=float)
     by_seed = rows.set_index("seed")  # `eval` takes ten times as long, and few metrics are formulas
     return by_seed[column.metric] if column.metric in by_seed else by_seed.eval(column.metric)
