@@ -12,7 +12,7 @@ from IPython.utils.capture import capture_output
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from traitlets.config import Config
 
-from seqlib import claims, pages, study
+from seqlib import claims, pages, reach, study
 from seqlib.rules import Verdict
 from tests.conftest import Checkout
 
@@ -44,13 +44,14 @@ show.figure(fig, "airline-line", data=frame, alt="A line.", caption="It rises.")
 """, "show.verdicts('airline')"]
 
 
-def ledger(names=None):
+def verdicts(study_name):
     """Verdicts that differ in seeds and p."""
-    ids = [(name, id_, claim) for name in names or study.names()
+    ids = [(name, id_, claim) for name in study.names()
            for id_, claim in claims.read(name).claims.items()]
-    return [Verdict(id=id_, study=name, kind=claim.kind, says=claim.says, verdict="reproduced",
+    rows = [Verdict(id=id_, study=name, kind=claim.kind, says=claim.says, verdict="reproduced",
                     seeds=2 + 7 * (i % 5), p_holm=1 / (1 + i), reason="made up")
             for i, (name, id_, claim) in enumerate(ids)]
+    return [row for row in rows if row.study == study_name]
 
 
 def executed(cells):
@@ -58,7 +59,7 @@ def executed(cells):
     InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
     names = {}
     try:
-        with patch.object(claims, "ledger", ledger):
+        with patch.object(reach, "verdicts", verdicts):
             for cell in (cell for cell in cells if cell.cell_type == "code"):
                 with capture_output() as shown:
                     exec(cell.source, names)

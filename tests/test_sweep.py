@@ -260,7 +260,7 @@ def test_two_sweeps_at_once_share_the_work(checkout):
 
 def test_a_killed_worker_gives_one_line_and_the_next_sweep_resumes(checkout):
     arguments = ("sweep", "airline", "published", "--arms", "rope,lstm,gru", "--seeds", "0-1",
-                 "--set", "epochs=150")
+                 "--set", "epochs=160")  # not the plan's
     process = checkout.start(*arguments, "--workers", "2")
     wait_for(lambda: len(checkout.records()) >= 2)
     workers = workers_of(process.pid)
