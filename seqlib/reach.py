@@ -45,7 +45,7 @@ def _verdicts(name: str, state: tuple) -> tuple[Verdict, ...]:
 def _alone(row: Verdict) -> Iterator[str]:
     """What an interval over seeds excludes and one over seeds and units does not."""
     for units, found in row.populations.items():
-        open_ = [f"{pair} [{low:.3g}, {high:.3g}]" for pair, (low, high) in found["ci"].items()
+        open_ = [f"{pair} [{low:,.4g}, {high:,.4g}]" for pair, (low, high) in found["ci"].items()
                  if low <= 0 <= high and not row.ci[pair][0] <= 0 <= row.ci[pair][1]]
         if open_:
             yield f"certain over seeds, and not over {units} as well: {', '.join(open_)}"
