@@ -203,7 +203,8 @@ class Claim(Strict):
 
 
 class Document(Strict):
-    """A claims.yaml. `alternatives` of a metric are other ones by which it could be judged."""
+    """A claims.yaml. `alternatives` of a metric are other ones by which it could be judged,
+    and which can rank runs otherwise."""
 
     document: str = ""
     title: str

@@ -107,9 +107,9 @@ def test_every_setting_of_the_archive_is_one_that_compare_finds_too(archive):
     g04 = found[(found.claim == "G04") & (found.pairs == claims.PUBLISHED)]
     assert {"published-filler", "published-plays", "fair", "long"} <= set(g04.experiment)
     assert not found.duplicated().any() and (found.seeds >= 2).all()
-    fair = g04[(g04.experiment == "fair") & (g04.metric == "val_loss_nats")].iloc[0]
-    effect = seqlib.compare(seqlib.load("gpt2", "fair"), "val_loss_nats", "full", "lora")
-    lora = seqlib.load("gpt2", "fair").query("arm == 'lora'").val_loss_nats.mean()
+    fair = g04[(g04.experiment == "fair") & (g04.metric == "val_perplexity")].iloc[0]
+    effect = seqlib.compare(seqlib.load("gpt2", "fair"), "val_perplexity", "full", "lora")
+    lora = seqlib.load("gpt2", "fair").query("arm == 'lora'").val_perplexity.mean()
     assert fair.seeds == effect.n and fair.holds == (effect.mean < 0)
     assert fair.effect_percent == pytest.approx(100 * effect.mean / lora)
 
