@@ -14,11 +14,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // workers)))
 
 
-def pytest_xdist_auto_num_workers(config):
-    """One more than cores, up to four: some tests wait, for processes or for a clock."""
-    return min(4, (os.cpu_count() or 1) + 1)
-
-
 # What takes longest begins first, or one process works on it alone at the end.
 LONG = ("test_book", "test_notebooks", "test_sweep", "test_pages", "test_site", "test_shakespeare",
         "test_code", "test_lab", "test_verify")
