@@ -186,7 +186,7 @@ class Store:
                     return
                 log.info("waiting for %s, which %s trains", run,
                          _text(holder) or "another process")
-                lock.acquire(poll_interval=0.2)
+                _wait(lock)
             holder.write_text(f"process {os.getpid()} on {platform.node()}")
         try:
             yield True
@@ -208,6 +208,27 @@ def _try_lock(path: Path) -> tuple[BaseFileLock, bool]:
         with suppress(Timeout):
             return lock, bool(lock.acquire(timeout=0))
     return lock, False
+
+
+def _wait(lock: BaseFileLock) -> None:
+    """Wait for a lock that another process holds. A lease that is empty for `LEASE` seconds is
+    taken away: its holder was killed before it wrote its name, and would be waited for for ever."""
+    while True:
+        empty = _empty(lock)
+        with suppress(Timeout):
+            lock.acquire(timeout=LEASE, poll_interval=0.2)
+            return
+        if empty and empty == _empty(lock):
+            lock.break_lock()
+
+
+def _empty(lock: BaseFileLock) -> tuple[int, int] | None:
+    """Which file an empty lease is; None for any other lock."""
+    with suppress(OSError):
+        found = os.stat(lock.lock_file)
+        if isinstance(lock, SoftFileLease) and not found.st_size:
+            return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def _text(path: Path) -> str:
