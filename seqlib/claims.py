@@ -8,7 +8,6 @@ chosen figures is decided in `seqlib.rules`.
 """
 
 import ast
-import functools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from seqlib import frames, plan, rules, stats, yamls
 from seqlib import study as studies
 from seqlib.errors import UsageError, nearest
 from seqlib.rules import Comparison, Verdict, names_of
-from seqlib.store import Store
 
 RUNS = ("experiment", "where", "metric", "columns", "pairs")
 METHODS = {"parameters": ("arm", "between"), "same size": ("within",), "values": (*RUNS, "needs"),
@@ -354,32 +352,11 @@ def with_bound(claim: Claim, value: float) -> dict[str, Column | float | str]:
     return columns
 
 
-def ledger(names: Iterable[str] | None = None) -> list[Verdict]:
-    """Verdicts of some studies (all if None), in the order of the book. Raises UsageError on an
-    unknown study."""
-    names = studies.names() if names is None else names
-    return [row for name in names for row in study_verdicts(name)]
-
-
+@frames.cached
 def study_verdicts(name: str) -> list[Verdict]:
-    """Verdicts on a study's claims, computed again when claims, plan or archive have changed."""
-    return list(_study_verdicts(name, state(name)))
-
-
-def state(name: str) -> tuple:
-    """What a study's verdicts depend on, for caches of them."""
-    folder, archive = studies.folder(name), Store.archive().root.resolve() / name
-    files = [folder / "claims.yaml", folder / "plan.yaml", archive]
-    return tuple((file, file.stat().st_mtime_ns) for file in files if file.exists())
-
-
-@functools.lru_cache(maxsize=64)
-def _study_verdicts(name: str, changed: tuple) -> tuple[Verdict, ...]:
+    """Verdicts on a study's claims. Raises UsageError on an unknown study."""
     claims = read(name).claims
-    if not claims:
-        return ()
-    runs = frames.frame(name, frames.archived(name), plan.archived(name))
-    return tuple(judge(name, claims, runs))
+    return judge(name, claims, frames.archive(name)) if claims else []
 
 
 def judge(name: str, claims: dict[str, Claim], runs: pd.DataFrame) -> list[Verdict]:
@@ -465,11 +442,16 @@ def compute(columns: dict[str, Column | float | str],
             rows = choose(name, column, runs)
             keys |= set(rows.key)
             wide[name] = _figures(column, rows)
-    wide = pd.DataFrame(wide)
+    wide = add_formulas(pd.DataFrame(wide), columns)
+    return wide.sort_index(), runs[runs.key.isin(keys)].drop_duplicates("key")
+
+
+def add_formulas(wide: pd.DataFrame, columns: dict[str, Column | float | str]) -> pd.DataFrame:
+    """Add the columns that are formulas over others, or numbers."""
     for name, formula in columns.items():
         if not isinstance(formula, Column):
             wide[name] = wide.eval(formula) if isinstance(formula, str) else formula
-    return wide.sort_index(), runs[runs.key.isin(keys)].drop_duplicates("key")
+    return wide
 
 
 def choose(name: str, column: Column, runs: pd.DataFrame) -> pd.DataFrame:

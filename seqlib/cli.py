@@ -169,7 +169,7 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
         number, of = shard
         specs = [spec for spec in specs if int(spec.key, 16) % of == number - 1]
         click.echo(f"{len(specs)} runs in shard {number} of {of}")
-    planned = plan.archived(name, plan.of_archive(name) + plan.underway(name))
+    planned = plan.recorded(name)
     failures, client = [], None
     if scheduler:
         from distributed import Client

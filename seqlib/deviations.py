@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from pydantic import model_validator
 
-from seqlib import claims, frames, plan, yamls
+from seqlib import claims, frames, yamls
 from seqlib import study as studies
 from seqlib.claims import Claim, Strict, Test
 from seqlib.errors import nearest
@@ -111,8 +111,7 @@ def rows(names: Iterable[str] | None = None) -> pd.DataFrame:
     found = []
     for name in studies.names() if names is None else names:
         log, known = read(name), claims.read(name).claims
-        now = {row.id: row for row in claims.ledger([name])}
-        runs = frames.frame(name, frames.archived(name), plan.archived(name))
+        now, runs = {row.id: row for row in claims.study_verdicts(name)}, frames.archive(name)
         for id_, change in ((id_, c) for id_, entry in log.claims.items() for c in entry.changes):
             row = {"claim": id_, "study": name, **dict(change), "now": now[id_].verdict}
             if change.test_before:

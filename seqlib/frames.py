@@ -1,6 +1,8 @@
 """Records as tidy frames: a row a run, its settings and metrics as columns."""
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -33,6 +35,29 @@ def archived(study: str, experiment: str | Iterable[str] | None = None) -> list[
 
     Raises UsageError on an unknown study or experiment."""
     return stored(study, plan.archived(study, chosen(study, experiment)), Store.archive())
+
+
+def cached(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A function of a study's name, called again when the study's claims, plan or archive have
+    changed. What it returns is shared by all who call it: nobody changes it."""
+    @functools.lru_cache(maxsize=64)
+    def made(study: str, state: tuple) -> Any:
+        return function(study)
+
+    @functools.wraps(function)
+    def call(study: str) -> Any:
+        folder, archive = studies.folder(study), Store.archive().root.resolve() / study
+        files = (folder / "claims.yaml", folder / "plan.yaml", archive)
+        return made(study, tuple((file, file.stat().st_mtime_ns) for file in files
+                                 if file.exists()))
+
+    return call
+
+
+@cached
+def archive(study: str) -> pd.DataFrame:
+    """The whole archive of a study. Raises UsageError on an unknown study."""
+    return frame(study, archived(study), plan.archived(study))
 
 
 def stored(study: str, keys: Iterable[str], store: Store) -> list[Record]:

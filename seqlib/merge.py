@@ -27,9 +27,7 @@ def merge(folders: Sequence[Path], into: Store | None = None) -> list[dict[str, 
     for folder, paths in found.items():
         if not paths:
             raise UsageError(f"{folder} has no records; name a folder with STUDY/KEY.json in it")
-    planned = None if into else {
-        name: plan.archived(name, plan.of_archive(name) + plan.underway(name))
-        for name in studies_in()}
+    planned = None if into else {name: plan.recorded(name) for name in studies_in()}
     return [{"path": str(path), **_merge_one(path, into or Store.archive(), planned)}
             for paths in found.values() for path in paths]
 

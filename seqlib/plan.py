@@ -70,6 +70,11 @@ def archived(name: str, chosen: Iterable[str] | None = None) -> dict[str, list[s
     return found
 
 
+def recorded(name: str) -> dict[str, list[str]]:
+    """As `archived`, of the experiments underway too: the runs whose records go to the archive."""
+    return archived(name, [*of_archive(name), *underway(name)])
+
+
 def overridden(name: str, experiment: str, settings: Mapping[str, Any],
                arms: Iterable[str] | None = None) -> list[Spec]:
     """The runs of an experiment with some fields set otherwise: a value, or several to run each of.

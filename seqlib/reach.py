@@ -1,7 +1,6 @@
 """How far a verdict reaches: over units other than seeds, up to which value of a bound of ours, and
 over all settings that the archive holds. None of this changes a verdict."""
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -9,12 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
-from seqlib import claims, frames, plan, stats
+from seqlib import claims, frames, stats
 from seqlib import study as studies
 from seqlib.claims import PUBLISHED, Claim, Column, Pairs
 from seqlib.errors import UsageError
 from seqlib.record import Record
-from seqlib.rules import Verdict, names_of
+from seqlib.rules import Verdict, differences, names_of
 from seqlib.store import Store
 
 Columns = dict[str, Column | float | str]
@@ -23,23 +22,16 @@ UNIVERSE = ["claim", "pairs", "experiment", "settings", "metric", "seeds", "effe
             "holds", "p"]
 
 
+@frames.cached
 def verdicts(name: str) -> list[Verdict]:
     """The verdicts of a study with `populations` and `tipping` filled in."""
-    return list(_verdicts(name, claims.state(name)))
-
-
-@functools.lru_cache(maxsize=64)
-def _verdicts(name: str, state: tuple) -> tuple[Verdict, ...]:
     rows, known = [replace(row) for row in claims.study_verdicts(name)], claims.read(name).claims
-    runs = frames.frame(name, frames.archived(name), plan.archived(name)) if known else None
-    for row in rows:
-        claim = known[row.id]
-        if not row.ours:
-            continue
+    for row in (row for row in rows if row.ours):
+        claim, runs = known[row.id], frames.archive(name)
         row.tipping = tipping(claim, runs) if claim.bound else {}
         row.populations = over_units(claim, runs) if claim.population else {}
         row.reason = "; ".join(filter(None, [row.reason, *_alone(row)]))
-    return tuple(rows)
+    return rows
 
 
 def _alone(row: Verdict) -> Iterator[str]:
@@ -77,19 +69,17 @@ def over_units(claim: Claim, runs: pd.DataFrame) -> dict[str, dict]:
     rng, n = np.random.default_rng(0), len(seeds)
     drawn, weights = (rng.multinomial(k, np.full(k, 1 / k), DRAWS) / k for k in (n, m))
 
-    def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Of each pair (seeds, draws), with weights (draws, units) of the units."""
-        frame = pd.DataFrame({
+    def with_weights(weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Differences of each pair (seeds, draws), with weights (draws, units) of the units."""
+        frame = claims.add_formulas(pd.DataFrame({
             name: (np.broadcast_to(own.loc[seeds].to_numpy(float), (n, m)) @ weights.T).ravel()
-            for name, own in figures.items()})
-        for name, formula in columns.items():
-            if not isinstance(formula, Column):
-                frame[name] = frame.eval(formula) if isinstance(formula, str) else formula
-        return {f"{a} - {b}": (frame[a] - frame[b]).to_numpy().reshape(n, -1) for a, b in pairs}
+            for name, own in figures.items()}), columns)
+        return {" - ".join(pair): d.reshape(n, -1)
+                for pair, d in differences(frame, pairs).items()}
 
     ci = {pair: np.quantile((drawn.T * d).sum(0), (0.025, 0.975)).tolist()
-          for pair, d in differences(weights).items()}
-    holds = {pair: int((d.mean(0) < 0).sum()) for pair, d in differences(np.eye(m)).items()}
+          for pair, d in with_weights(weights).items()}
+    holds = {pair: int((d.mean(0) < 0).sum()) for pair, d in with_weights(np.eye(m)).items()}
     return {claim.population.units: {"n": m, "ci": ci, "holds": holds}}
 
 
@@ -118,47 +108,44 @@ def tipping(claim: Claim, runs: pd.DataFrame) -> dict[str, list[float]]:
     reject as equality: the verdict is another one beyond them."""
     value, pairs = float(claim.bound.value), claim.test.pairs
 
-    def differences(bound: float) -> dict[str, np.ndarray]:
+    def at(bound: float) -> dict[tuple[str, str], np.ndarray]:
         wide = claims.compute(claims.with_bound(claim, bound), runs)[0][names_of(pairs)].dropna()
-        return {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
+        return differences(wide, pairs)
 
-    now, then = differences(value), differences(value + 1)
-    found = {}
-    for pair, d in now.items():
+    then, found = at(value + 1), {}
+    for pair, d in at(value).items():
         slope = then[pair] - d  # the difference is linear in the bound
         if len(d) >= stats.MINIMUM and slope.any():
             middle = value - d.mean() / slope.mean()
             ends = [_root(lambda bound, end=end, d=d, slope=slope:
                           stats.mean_interval(d + (bound - value) * slope)[end], middle)
                     for end in (0, 1)]
-            found[pair] = sorted(ends)
+            found[" - ".join(pair)] = sorted(ends)
     return found
 
 
 def _root(function: Callable[[float], float], middle: float) -> float:
-    """Where a monotone function is zero, near `middle`; infinite where that is nowhere near."""
-    start, reach = function(middle), max(abs(middle), 1e-6) * 1e-3
-    while reach < 1e6 * max(abs(middle), 1e-6):
-        for end in (middle - reach, middle + reach):
-            if function(end) * start <= 0:
-                return float(brentq(function, *sorted((middle, end))))
-        reach *= 2
-    return float("inf")
+    """Where a monotone function is zero; infinite where that is nowhere near `middle`."""
+    reach = 1e3 * max(abs(middle), 1)
+    try:
+        return float(brentq(function, middle - reach, middle + reach))
+    except ValueError:  # of one sign at both ends
+        return float("inf")
 
 
 def universes(name: str) -> pd.DataFrame:
     """Every ranking of a study's claims in all the settings that the archive has it in with two
     seeds or more: a row a claim, set of pairs (as published, or with a repair), experiment,
     settings that vary within it, and metric of the document's `alternatives`. `effect_percent` is
-    the relative difference of the weakest pair, `holds` whether all have the claimed direction, `p`
-    the largest of the pairs, NaN below six seeds."""
-    document = claims.read(name)
-    runs = frames.frame(name, frames.archived(name), plan.archived(name))
+    the relative difference of the weakest pair, less the test's slack, `holds` whether all have the
+    claimed direction, `p` the largest of the pairs, NaN below six seeds."""
+    document, runs = claims.read(name), frames.archive(name)
     fields = [name for name in studies.get(name).spec.model_fields if name not in ("arm", "seed")]
     varied = runs[fields].astype(str).groupby([runs.experiment, runs.arm]).nunique() > 1
     found = [{"claim": id_, **universe} for id_, claim in document.claims.items() if len(runs)
              and claim.test and claim.test.method == "order" for way in _ways(claim)
-             for universe in _settings(*way, document.alternatives, runs, varied)]
+             for universe in _settings(*way, claim.test.slack, document.alternatives,
+                                       runs=runs, varied=varied)]
     return pd.DataFrame(found, columns=UNIVERSE).drop_duplicates()
 
 
@@ -170,8 +157,9 @@ def _ways(claim: Claim) -> Iterator[tuple[str, Pairs, Columns]]:
             yield way, pairs, {name: columns[name] for name in behind(names_of(pairs), columns)}
 
 
-def _settings(way: str, pairs: Pairs, columns: Columns, alternatives: dict[str, list[str]],
-              runs: pd.DataFrame, varied: pd.DataFrame) -> Iterator[dict]:
+def _settings(way: str, pairs: Pairs, columns: Columns, slack: float,
+              alternatives: dict[str, list[str]], runs: pd.DataFrame,
+              varied: pd.DataFrame) -> Iterator[dict]:
     chosen = [column for column in columns.values() if isinstance(column, Column)]
     metrics = {c.metric for c in chosen if isinstance(c.metric, str)}
     own = {(str(c.experiment), str(c.where)) for c in chosen}
@@ -191,14 +179,15 @@ def _settings(way: str, pairs: Pairs, columns: Columns, alternatives: dict[str, 
             wide = _complete(changed, pairs, there)
             if len(wide) >= 2:
                 # percent of the second, where that is not zero
-                effects = [100 * (wide[a] - wide[b]).mean() / (abs(wide[b].mean()) or 1)
-                           for a, b in pairs]
-                p = max(stats.sign_flip_p((wide[a] - wide[b]).to_numpy()) for a, b in pairs)
+                found = differences(wide, pairs, slack)
+                effects = [100 * d.mean() / (abs(wide[b].mean()) or 1)
+                           for (_, b), d in found.items()]
+                enough = len(wide) >= stats.MINIMUM
                 yield {"pairs": way, "experiment": shown, "seeds": len(wide),
                        "settings": ", ".join(f"{field} {value}" for field, value in where.items()),
                        "metric": metric or ", ".join(sorted(metrics)),
                        "effect_percent": max(effects), "holds": max(effects) < 0,
-                       "p": p if len(wide) >= stats.MINIMUM else np.nan}
+                       "p": max(map(stats.sign_flip_p, found.values())) if enough else np.nan}
 
 
 def _different(rows: pd.DataFrame, varied: pd.Series) -> list[dict]:

@@ -160,25 +160,31 @@ def values(row: Verdict, wide: pd.DataFrame, ranks: list | None) -> None:
     row.reason += f"; ranked the other way: {', '.join(turned)}" if turned else ""
 
 
+def differences(wide: pd.DataFrame, pairs: list,
+                slack: float = 0.0) -> dict[tuple[str, str], np.ndarray]:
+    """The first of each pair less the second and its `slack`, a value a seed."""
+    return {(a, b): (wide[a] - wide[b] - slack * wide[b].abs()).to_numpy() for a, b in pairs}
+
+
 def order(row: Verdict, pairs: list, wide: pd.DataFrame, margin: float, slack: float = 0.0,
           tests: stats.Paired | stats.Blocks = stats.PAIRED) -> Comparison:
     """All pairs must hold, so the claim's p is the largest; one reversed pair refutes it, its p
     adjusted over pairs. With `slack` a pair holds where the first is not higher than the second by
     as much; that is no difference that two equivalent arms would lack."""
     wide, figures = wide[names_of(pairs)].dropna(), row.seed_value or {}
-    differences = {f"{a} - {b}": (wide[a] - wide[b]).to_numpy() for a, b in pairs}
-    tested = {(a, b): (wide[a] - (1 + slack) * wide[b]).to_numpy() for a, b in pairs}
-    joint = dict(zip(differences, tests.joint(tested)))
+    by_pair = {" - ".join(pair): d for pair, d in differences(wide, pairs).items()}
+    tested = differences(wide, pairs, slack)
+    joint = dict(zip(by_pair, tests.joint(tested)))
     margins = {f"{a} - {b}": margin * wide[b].mean() for a, b in pairs}
     claimed = {f"{a} - {b}": figures[a] - figures[b] for a, b in pairs if {a, b} <= {*figures}}
-    ci = {k: list(tests.interval(d)) for k, d in differences.items()}
-    turned = [k for k, d in zip(differences, tested.values()) if d.mean() >= 0]
-    equivalent = max(tests.equivalence_p(d, margins[k]) for k, d in differences.items()) < 0.05
+    ci = {k: list(tests.interval(d)) for k, d in by_pair.items()}
+    turned = [k for k, d in zip(by_pair, tested.values()) if d.mean() >= 0]
+    equivalent = max(tests.equivalence_p(d, margins[k]) for k, d in by_pair.items()) < 0.05
     return Comparison(
         seeds=len(wide), ci=ci, figures=claimed, enough=len(wide) >= tests.least,
-        effects={k: float(d.mean()) for k, d in differences.items()},
+        effects={k: float(d.mean()) for k, d in by_pair.items()},
         p=float(min(joint[k] for k in turned)) if turned else max(map(tests.p, tested.values())),
-        detectable={k: tests.detectable(d) for k, d in differences.items()},
+        detectable={k: tests.detectable(d) for k, d in by_pair.items()},
         claimed_direction=not turned,
         equivalent=equivalent and not slack,
         sizes={f"{a} - {b}": (wide[a].mean() / wide[b].mean() - 1, figures[a] / figures[b] - 1)

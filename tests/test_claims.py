@@ -320,6 +320,9 @@ def test_no_worse_by_a_margin_is_another_claim_than_better():
     assert verdict(level, order(**same)).verdict == "inconclusive"
     assert verdict(level, order(**same, slack=0.02)).verdict == "reproduced"
     assert verdict(table(a=a, b=better), order(**same, slack=0.02)).verdict == "contradicted"
+    below = {**same, "metric": "-test_mse"}  # a figure below zero has as much slack
+    assert verdict(level, order(**below)).verdict == "inconclusive"
+    assert verdict(level, order(**below, slack=0.02)).verdict == "reproduced"
 
 
 def test_a_run_of_two_experiments_counts_once():
@@ -373,10 +376,10 @@ def test_records_of_older_code_are_counted():
 
 
 def test_a_study_without_records_is_not_run_but_for_its_counts_and_unknown_ones_are_refused():
-    rows = claims.ledger(["ernie"])
+    rows = claims.study_verdicts("ernie")
     assert [r.verdict for r in rows] == ["not run", "not run", "reproduced"] + 4 * ["not run"]
     with pytest.raises(UsageError, match="unknown study"):
-        claims.ledger(["nope"])
+        claims.study_verdicts("nope")
 
 
 def test_exact_counts_are_compared_to_the_unit():
@@ -643,7 +646,7 @@ def test_a_study_without_claims_has_no_verdicts(written):
     rows = seqlib.verdicts("airline")
     assert rows.empty and {"id", "verdict", "p_holm", "says"} <= set(rows.columns)
     written("title: none yet")
-    assert claims.read("airline").title == "none yet" and claims.ledger(["airline"]) == []
+    assert claims.read("airline").title == "none yet" and claims.study_verdicts("airline") == []
 
 
 def test_verdicts_are_computed_again_when_the_archive_has_changed():

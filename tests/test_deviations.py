@@ -91,7 +91,7 @@ def test_a_study_without_a_log_has_no_rows(written):
 
 def test_a_row_has_the_verdicts_before_and_now(written, monkeypatch):
     written(LOG)
-    monkeypatch.setattr(claims, "ledger", lambda names: [
+    monkeypatch.setattr(claims, "study_verdicts", lambda name: [
         claims.Verdict(id_, "airline", "order", "x", "equivalent",
                        repairs={"mended": {"verdict": "reproduced"}})
         for id_ in claims.read("airline").claims])
