@@ -213,6 +213,7 @@ class Document(Strict):
     claims: dict[str, Any] = {}  # each is read as a Claim
 
 
+@frames.cached
 def read(name: str) -> Document:
     """A study's document, one without claims where there is no claims.yaml. Raises UsageError that
     names file and claim."""
