@@ -145,8 +145,8 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
     """The paired effect of A over B in a frame of runs: A less B, seed by seed.
 
     a, b: two values of column `by`. The frame has to hold one run a seed of each. p is not adjusted
-    for other comparisons. Raises UsageError on an unknown metric, on a name that no run has, and
-    where a seed has several runs.
+    for other comparisons. Raises UsageError on an unknown metric, on a name that no run has, on
+    runs of two devices, and where a seed has several runs.
 
     >>> runs = seqlib.load("airline", "published")
     >>> effect = seqlib.compare(runs, "test_mae", "rope", "lstm")
@@ -173,7 +173,7 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
         seeds = pairs.index[np.isinf(pairs).any(axis=1)].tolist()
         raise UsageError(f"compare: {metric} is infinite for the seeds {short(seeds)}; leave them "
                          "out")
-    _warn_of_settings(runs, by, (a, b))
+    _check_settings(runs, by, (a, b))
     difference = (pairs.a - pairs.b).to_numpy()
     mean, p = float(difference.mean()), stats.sign_flip_p(difference)
     low, high = stats.mean_interval(difference)
@@ -187,9 +187,13 @@ def compare(runs: pd.DataFrame, metric: str, a: str, b: str, by: str = "label") 
                   better=stats.improvement_probability(pairs.a, pairs.b), verdict=verdict)
 
 
-def _warn_of_settings(runs: pd.DataFrame, by: str, names: tuple[str, str]) -> None:
-    """Warn where a live run is set against an archived one that trained for longer or shorter."""
+def _check_settings(runs: pd.DataFrame, by: str, names: tuple[str, str]) -> None:
+    """Warn where a live run is set against an archived one that trained for longer or shorter.
+    Raises UsageError on runs of two devices."""
     sides = [runs[runs[by] == name] for name in names]
+    if "device" in runs and len(used := sorted({*sides[0].device, *sides[1].device})) > 1:
+        raise UsageError(f"compare: {names[0]} and {names[1]} were trained on different devices "
+                         f"({' and '.join(used)}), whose figures do not compare; train both on one")
     if "live" not in runs or set(sides[0].live) == set(sides[1].live):
         return
     for length in {"epochs", "steps", "epoch_steps", "examples"} & set(runs.columns):

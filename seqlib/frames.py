@@ -14,7 +14,7 @@ from seqlib.store import Store
 
 
 def chosen(study: str, experiment: str | Iterable[str] | None) -> list[str]:
-    """Experiments by name, all of the archive where none or "all" is named.
+    """Experiments by name, all that were trained on the processor where none or "all" is named.
 
     Raises UsageError on an unknown study or experiment, and on one that is not archived."""
     known = plan.of_archive(study)
@@ -23,7 +23,7 @@ def chosen(study: str, experiment: str | Iterable[str] | None) -> list[str]:
     several = isinstance(experiment, Iterable) and not isinstance(experiment, str)
     names = list(experiment) if several else [experiment]
     for name in names:
-        if name not in known:
+        if name not in [*known, *plan.elsewhere(study)]:
             plan.specs(study, name)  # raises on an unknown one
             raise UsageError(f"experiment {name!r} of {study} is not archived; train it with "
                              f"seqlib.train({study!r}, {name!r})")

@@ -11,10 +11,13 @@ before the same field beside it), `of: OTHER` another experiment's settings unde
 `live`, `smoke` and `check` are not part of the archive: what a notebook trains, the same within
 seconds, and the short runs by which `seqlib verify` compares two versions of the code. An
 experiment `next-...` is declared and not complete: its records go to the archive one by one, and no
-page or claim counts them until the experiment gets its final name.
+page or claim counts them until the experiment gets its final name. Nor does an archive lack what is
+declared for another `device` than the processor: such an experiment is trained, and loaded, by its
+name alone, so that its figures stand beside no processor's.
 """
 
 import functools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
@@ -24,12 +27,13 @@ from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from seqlib import devices, yamls
 from seqlib import study as studies
-from seqlib import yamls
 from seqlib.errors import UsageError, first_problem, nearest
 from seqlib.record import Spec
 
-NOT_ARCHIVED = ("live", "smoke", "check")
+LIVE = ("live", "smoke")
+NOT_ARCHIVED = (*LIVE, "check")
 NEXT = "next-"
 
 
@@ -40,8 +44,15 @@ def experiments(name: str) -> list[str]:
 
 def of_archive(name: str) -> list[str]:
     """Names of the experiments that make up a study's archive."""
+    apart = {*NOT_ARCHIVED, *elsewhere(name)}
     return [experiment for experiment in _plan(name)
-            if experiment not in NOT_ARCHIVED and not experiment.startswith(NEXT)]
+            if experiment not in apart and not experiment.startswith(NEXT)]
+
+
+def elsewhere(name: str) -> list[str]:
+    """Names of the experiments that are declared for another device than the processor."""
+    return [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED
+            and any(grid.get("device", "cpu") != "cpu" for grid in grids(name, experiment))]
 
 
 def underway(name: str) -> list[str]:
@@ -71,17 +82,22 @@ def archived(name: str, chosen: Iterable[str] | None = None) -> dict[str, list[s
 
 
 def recorded(name: str) -> dict[str, list[str]]:
-    """As `archived`, of the experiments underway too: the runs whose records go to the archive."""
-    return archived(name, [*of_archive(name), *underway(name)])
+    """As `archived`, of the experiments underway and of those for another device too: the runs
+    whose records go to the archive."""
+    return archived(name, [*of_archive(name), *underway(name), *elsewhere(name)])
 
 
 def overridden(name: str, experiment: str, settings: Mapping[str, Any],
                arms: Iterable[str] | None = None) -> list[Spec]:
     """The runs of an experiment with some fields set otherwise: a value, or several to run each of.
 
-    arms: only these of the experiment's arms. Raises UsageError on an unknown experiment or field,
-    and on a value that is not allowed."""
+    arms: only these of the experiment's arms. Live runs train on the device that SEQLIB_DEVICE
+    names, where no setting does. Raises UsageError on an unknown experiment or field, and on a
+    value that is not allowed."""
     kind, found = studies.get(name), {}
+    if experiment in LIVE and os.environ.get(devices.VARIABLE):
+        settings = {"device": "auto", **settings}
+    devices.use(str(settings.get("device")))
     known = sorted(set(kind.spec.model_fields) - {"study"})
     for field in settings:
         if field not in known:

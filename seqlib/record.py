@@ -4,10 +4,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from seqlib import devices
 from seqlib.errors import nearest
 
 SCHEMA_VERSION = 1
@@ -34,6 +35,12 @@ def name_in(arms: Mapping[str, Any]) -> Any:
     return Annotated[str, AfterValidator(check)]
 
 
+def later(default: Any, **more: Any) -> Any:
+    """A field that a spec got when it had records already: not part of its JSON where it has its
+    default, so that those keep their keys."""
+    return Field(default, exclude_if=lambda value: value == default, **more)
+
+
 class Spec(BaseModel):
     """Every setting that changes a result. A study adds fields to it; unknown ones are refused."""
 
@@ -41,6 +48,7 @@ class Spec(BaseModel):
     study: str
     arm: str
     seed: int = Field(0, ge=0, lt=2**31)
+    device: Annotated[Literal[devices.KINDS], BeforeValidator(devices.kind)] = later("cpu")
 
     @property
     def key(self) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
-from seqlib import accepted, code
+from seqlib import accepted, code, devices
 from seqlib.errors import SeqlibError, UsageError, first_line, nearest
 from seqlib.record import Record, Spec, digest
 from seqlib.store import scratch, studies_in
@@ -101,7 +101,8 @@ class Study:
     group: puts specs together that train as one. data: names of the data sets of some specs.
     count: trainable and total parameters of an arm, by default those of what `build` makes.
     label: a finer name than the arm's. prepare: called with a spec before its process starts.
-    alone: threads of a separate process for a spec, 0 for none."""
+    alone: threads of a separate process for a spec, 0 for none. in_torch: whether it trains in
+    torch, and no other framework."""
 
     name: str
     spec: type[Spec]
@@ -115,6 +116,7 @@ class Study:
     label: Callable[[dict], str] = lambda spec: spec["arm"]
     prepare: Callable[[Any], None] | None = None
     alone: Callable[[Any], int] = lambda spec: 0
+    in_torch: bool = True
 
     def groups(self, specs: list[Spec]) -> list[list[Spec]]:
         """Specs that train as one."""
@@ -196,13 +198,17 @@ def _train(name: str, specs: list[Spec], arms: Mapping[str, Any] | None = None) 
     kind.arms.update(arms or {})
     run = Run(kind, specs)
     began, clock = time.time(), time.perf_counter()
+    on_card = [run.device] if kind.in_torch and run.spec.device == "cuda" else []
+    for card in on_card:
+        torch.cuda.reset_peak_memory_stats(card)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=on_card):
             if kind.group:
                 results = kind.function(specs, run)
             elif kind.build:
                 torch.manual_seed(run.spec.seed)
-                results = [kind.function(run.spec, kind.build(run.spec), run)]
+                model = kind.build(run.spec)  # on the processor: the same weights for any device
+                results = [kind.function(run.spec, model.to(run.device), run)]
             else:
                 results = [kind.function(run.spec, run)]
     except FloatingPointError as error:
@@ -210,13 +216,15 @@ def _train(name: str, specs: list[Spec], arms: Mapping[str, Any] | None = None) 
         return [Failure(spec, f"{title(spec)}: {error}{_remedy(spec)}") for spec in specs]
     wall = time.perf_counter() - clock
     run.forget()
-    facts = {"data_sha256": "", **run.facts}
+    facts = {"data_sha256": "", **devices.facts(run.spec.device), **run.facts}
     if kind.group:
         facts["seeds_at_once"] = len(specs)
     source = provenance(kind.fingerprint(specs[0].arm), started_unix=round(began),
                         wall_seconds=round(wall, 3), resumed=run.resumed, **facts)
     # a resumed run has seen its last part alone, so that it has no time
     took = {} if run.resumed else {"seconds": wall / len(specs)}
+    for card in on_card:
+        took["peak_cuda_mb"] = torch.cuda.max_memory_allocated(card) / 2**20
     made = []
     for spec, result in zip(specs, results, strict=True):
         try:
@@ -270,6 +278,12 @@ class Run:
     def spec(self) -> Spec:
         return self.specs[0]
 
+    @property
+    def device(self) -> "torch.device":
+        """Where the run trains: its model, which `build` has made, is there already. Raises
+        UsageError where this machine has no such device."""
+        return devices.place(self.spec.device)
+
     def rng(self, *streams: str | int) -> "torch.Generator":
         """A generator that depends on the seed and the stream ("train", step) alone."""
         import torch
@@ -309,7 +323,7 @@ class Run:
         """Numbers of the steps to train, those after a checkpoint where there is one.
 
         Writes a checkpoint every `every` steps: weights, buffers, the optimizer's state, the curve
-        and torch's global generator, from which dropout draws."""
+        and torch's global generators, from which dropout draws."""
         import torch
 
         from seqlib.training import pack, unpack
@@ -317,9 +331,11 @@ class Run:
         checkpoint = self.checkpoint(f"steps {len(self._checkpoints)}")
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
         losses, first = self.curves.setdefault("train_loss", []), 0
-        saved = self.resume(checkpoint)
+        saved, on_card = self.resume(checkpoint), self.spec.device == "cuda"
         if saved is not None:
             torch.set_rng_state(saved.pop("generator"))
+            if on_card:
+                torch.cuda.set_rng_state(saved.pop("generator_of_the_card"))
             curves, numbers = unpack(saved, tensors, optimizer)
             losses[:], first = curves["train_loss"], int(numbers["step"])
         for step in range(first, total):
@@ -327,6 +343,8 @@ class Run:
             losses.append(self._loss)
             if (step + 1) % self.every == 0 and step + 1 < total:
                 state = pack(tensors, optimizer, {"train_loss": losses}, step=step + 1)
+                if on_card:
+                    state["generator_of_the_card"] = torch.cuda.get_rng_state()
                 checkpoint.save({**state, "generator": torch.get_rng_state()})
 
     def step(self, optimizer: "torch.optim.Optimizer", loss: "torch.Tensor") -> None:

@@ -48,7 +48,7 @@ class Checkpoint:
         self.path = path
 
     def save(self, tensors: Mapping[str, Tensor]) -> None:
-        kept = {name: value.detach().contiguous() for name, value in tensors.items()}
+        kept = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         write_atomically(self.path, save(kept, {"sha256": _content(kept)}))
 
     def load(self) -> dict[str, Tensor] | None:

@@ -109,7 +109,11 @@ class Experts(nn.Module):
         chosen, weights, balance = self.route(tokens)
         by_expert = chosen.flatten().argsort(stable=True)  # (N k,)
         counts = torch.bincount(chosen.flatten(), minlength=self.E).tolist()
-        y = _Experts.apply(_Gather.apply(tokens, by_expert, self.k), self.up, self.down, counts,
+        up, down, device = self.up, self.down, tokens.device.type
+        if torch.is_autocast_enabled(device):  # which leaves products with `out=` as they are
+            low = torch.get_autocast_dtype(device)
+            tokens, up, down = tokens.to(low), up.to(low), down.to(low)
+        y = _Experts.apply(_Gather.apply(tokens, by_expert, self.k), up, down, counts,
                            self.dropout if self.training else 0.0)
         y = _Scatter.apply(y, by_expert).unflatten(0, (-1, self.k))
         return torch.einsum("nkd,nk->nd", y, weights).view_as(x), balance

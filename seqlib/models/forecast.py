@@ -49,7 +49,7 @@ def rotary_angles(length: int, width: int) -> tuple[Tensor, Tensor]:
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (..., T, D), its pairs (x0, x1), (x2, x3), ... turned by the angles of its positions."""
     even, odd = x[..., 0::2], x[..., 1::2]
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    cos, sin = (y.to(x.dtype).to(x.device) for y in (cos, sin))  # mps has no float64
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), -1).flatten(-2)
 
 
@@ -75,7 +75,7 @@ class RotaryAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         cos, sin = rotary_angles(T, D)
         scores = rotate_pairs(q, cos, sin) @ rotate_pairs(k, cos, sin).mT / math.sqrt(D)
-        future = torch.ones(T, T, dtype=torch.bool).triu(1)
+        future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
         weights = scores.masked_fill(future, float("-inf")).softmax(-1)  # (B, H, T, T)
         mixed = F.dropout(weights, self.dropout, self.training) @ v
         return self.out_proj(mixed.transpose(1, 2).reshape(B, T, C)), weights
@@ -115,7 +115,7 @@ class AttentionForecaster(nn.Module):
         """Attention output (B, T, C) and weights (B, H, T, T) of normalised input x (B, T, C)."""
         if self.position == "rope":
             return self.attention(x)
-        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        future = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
         return self.attention(x, x, x, attn_mask=future, average_attn_weights=False)
 
     def states(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def rotation(T: int, width: int, start: int, factor: float, dtype: torch.dtype,
     frequency = base ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     position = torch.arange(start, start + T, dtype=torch.float64) / factor
     angle = torch.outer(position, frequency).repeat(1, 2)
-    return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+    return angle.cos().to(dtype).to(device), angle.sin().to(dtype).to(device)
 
 
 def turned(x: Tensor, start: int, factor: float) -> Tensor:

@@ -118,6 +118,33 @@ class StackedGRU(torch.autograd.Function):
         return grad_x, grad_ih, grad_hh, flat_x.sum(1), flat_h.sum(1)
 
 
+def plain_lstm(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+    """`StackedLSTM` in plain operations, for any device."""
+    gates = linear(x.flatten(1, 2), w_ih, b_ih + b_hh).unflatten(1, x.shape[1:3])  # (K, T, B, 4C)
+    h = c = x.new_zeros(*gates.shape[:1], x.shape[2], w_hh.shape[-1])
+    states = []
+    for own in gates.unbind(1):
+        i, f, g, o = (own + h @ w_hh.mT).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        states.append(h)
+    return torch.stack(states, 1)
+
+
+def plain_gru(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+    """`StackedGRU` in plain operations, for any device."""
+    gates = linear(x.flatten(1, 2), w_ih, b_ih).unflatten(1, x.shape[1:3])  # (K, T, B, 3C)
+    h = x.new_zeros(len(x), x.shape[2], w_hh.shape[-1])
+    states = []
+    for own in gates.unbind(1):
+        r, z, n = own.chunk(3, -1)
+        r_h, z_h, n_h = linear(h, w_hh, b_hh).chunk(3, -1)
+        n = (n + (r + r_h).sigmoid() * n_h).tanh()
+        h = n + (z + z_h).sigmoid() * (h - n)
+        states.append(h)
+    return torch.stack(states, 1)
+
+
 def recurrent_forward(model, params: Params, x: Tensor, masks: Params | None) -> Tensor:
     """`forward` of a `RecurrentForecaster`."""
     h = x.mT.unsqueeze(-1).contiguous()  # (K, T, B, 1)
@@ -126,7 +153,10 @@ def recurrent_forward(model, params: Params, x: Tensor, masks: Params | None) ->
         w_ih, w_hh, b_ih, b_hh = (params[f"rnn.{name}_l{layer}"] for name in names)
         if layer and masks is not None:
             h = h * masks["between"].transpose(1, 2)  # drawn as (K, B, T, C)
-        if model.kind == "lstm":
+        if h.device.type != "cpu":
+            layer_of = plain_lstm if model.kind == "lstm" else plain_gru
+            h = layer_of(h, w_ih, w_hh, b_ih, b_hh)
+        elif model.kind == "lstm":
             h = StackedLSTM.apply(h, w_ih, w_hh, b_ih + b_hh)
         else:
             h = StackedGRU.apply(h, w_ih, w_hh, b_ih, b_hh)
@@ -157,7 +187,7 @@ def attention_forward(model, params: Params, x: Tensor, masks: Params | None,
     if model.position == "learned":
         h = h + params["table"][:, None]
     elif model.table is not None:
-        h = h + model.table.to(h.dtype)
+        h = h + model.table.to(h)
     last = h[:, :, -1]  # (K, B, C)
     normed = layer_norm(h, params["norm1.weight"], params["norm1.bias"])
     q = linear(normed[:, :, -1], w_in[:, :C], b_in[:, :C]).view(K, B, H, 1, D)
@@ -168,7 +198,7 @@ def attention_forward(model, params: Params, x: Tensor, masks: Params | None,
         q, k = rotate_pairs(q, cos[-1:], sin[-1:]), rotate_pairs(k, cos, sin)
     scores = (q * k).sum(-1) / math.sqrt(D)  # (K, B, H, T): one query, so a product and a sum
     if model.bias is not None:
-        scores = scores + model.bias
+        scores = scores + model.bias.to(scores.device)
     weights = scores.softmax(-1)
     if keep is not None:
         keep["weights"] = weights.detach()

@@ -13,11 +13,10 @@ from torch.nn import functional as F
 from seqlib.models import check_choice
 
 
-def rotation(T: int, D: int, start: int = 0, base: float = 10_000.0, device=None
-             ) -> tuple[Tensor, Tensor]:
+def rotation(T: int, D: int, start: int = 0, base: float = 10_000.0) -> tuple[Tensor, Tensor]:
     """cos and sin (T, D), float64, of positions start .. start + T - 1; d turns with d + D / 2."""
-    frequency = base ** (-torch.arange(0, D, 2, device=device, dtype=torch.float64) / D)
-    position = torch.arange(start, start + T, device=device, dtype=torch.float64)
+    frequency = base ** (-torch.arange(0, D, 2, dtype=torch.float64) / D)
+    position = torch.arange(start, start + T, dtype=torch.float64)
     angle = torch.outer(position, frequency).repeat(1, 2)
     return angle.cos(), angle.sin()
 
@@ -25,7 +24,8 @@ def rotation(T: int, D: int, start: int = 0, base: float = 10_000.0, device=None
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x (..., T, D) turned by its positions, with cos and sin (T, D) of `rotation`."""
     first, second = x.chunk(2, -1)
-    return x * cos.to(x.dtype) + torch.cat((-second, first), -1) * sin.to(x.dtype)
+    cos, sin = (y.to(x.dtype).to(x.device) for y in (cos, sin))  # mps has no float64
+    return x * cos + torch.cat((-second, first), -1) * sin
 
 
 def causal(scores: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class TransformerLM(nn.Module):
         if self.position is not None:
             h = h + self.position.weight[start : start + T]
         else:
-            turn = rotation(T, self.C // self.H, start, device=x.device)
+            turn = rotation(T, self.C // self.H, start)
         caches = []
         for i, block in enumerate(self.blocks):
             h, kv = block(h, turn, past=past[i] if past else None, keep=keep)

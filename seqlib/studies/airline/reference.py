@@ -15,13 +15,13 @@ from seqlib.studies.airline.protocol import Windows
 
 
 def train_loop(build, windows: Windows, seed: int, *, epochs: int, batch: int, lr: float,
-               weight_decay: float):
+               weight_decay: float, device: torch.device | str = "cpu"):
     """Trained module, curves {name: (epochs,)} and seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build()
+        model = build().to(device)
         x, y = (torch.tensor(v["train"], dtype=torch.float32) for v in (windows.x, windows.target))
-        x_val, y_val = (torch.tensor(v["validation"], dtype=torch.float32)
+        x_val, y_val = (torch.tensor(v["validation"], dtype=torch.float32, device=device)
                         for v in (windows.x, windows.target))
         loader = DataLoader(TensorDataset(x, y), batch_size=batch, shuffle=True)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr, weight_decay=weight_decay)
@@ -31,7 +31,7 @@ def train_loop(build, windows: Windows, seed: int, *, epochs: int, batch: int, l
             model.train()
             squared = 0.0
             for xb, yb in loader:
-                loss = F.mse_loss(model(xb), yb)
+                loss = F.mse_loss(model(xb.to(device)), yb.to(device))
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -46,4 +46,5 @@ def train_loop(build, windows: Windows, seed: int, *, epochs: int, batch: int, l
 def predict_loop(model, x: np.ndarray) -> np.ndarray:
     """Standardised predictions (n,) for windows x (n, T)."""
     with torch.no_grad():
-        return model(torch.tensor(x, dtype=torch.float32)).numpy()
+        device = next(model.parameters()).device
+        return model(torch.tensor(x, dtype=torch.float32, device=device)).cpu().numpy()

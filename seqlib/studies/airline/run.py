@@ -81,7 +81,7 @@ def run_loop(specs, run) -> list[tuple[dict, dict]]:
         windows = protocol.make_windows(y, split, arm.representation)
         model, curves, seconds = train_loop(
             arm.build, windows, spec.seed, epochs=spec.epochs, batch=spec.batch, lr=spec.lr,
-            weight_decay=spec.weight_decay)
+            weight_decay=spec.weight_decay, device=run.device)
         forecasts = {p: windows.passengers(predict_loop(model, windows.x[p]), p)
                      for p in ("validation", "test")}
         metrics, more = _collect(spec, y, [(split, windows.months, forecasts)])
@@ -94,6 +94,8 @@ def run_loop(specs, run) -> list[tuple[dict, dict]]:
 def run_stacked(specs, run) -> list[tuple[dict, dict]]:
     """One stack of seeds per thread: products overlap, no thread waits inside an operation."""
     threads = max(1, min(torch.get_num_threads(), len(specs) // 2))
+    if specs[0].device != "cpu":
+        threads = 1  # a card takes all seeds at once
     parts = [list(p) for p in np.array_split(np.array(specs, dtype=object), threads)]
     if threads == 1:
         return run_part(parts[0], run)
@@ -126,14 +128,15 @@ def run_part(specs, run: Run, stop: threading.Event | None = None) -> list[tuple
         model, stack = train_stack(
             arm.build, windows, [s.seed for s in specs], epochs=spec.epochs, batch=spec.batch,
             lr=spec.lr, weight_decay=spec.weight_decay, resume=run.resume(checkpoint), stop=stop,
-            checkpoint=checkpoint.save)
+            checkpoint=checkpoint.save, device=run.device)
         folds.append((split, windows.months,
                       {part: windows.passengers(predict(model, stack, windows.x[part]), part)
                        for part in ("validation", "test")}))
         if spec.protocol == "published":
             describe(model, stack, windows, metrics, curves)
             for i, s in enumerate(specs):
-                fitted = {name: p[i].detach().contiguous() for name, p in stack.params.items()}
+                fitted = {name: p[i].detach().cpu().contiguous()
+                          for name, p in stack.params.items()}
                 write_atomically(weights_path(s), save(fitted))
     out = []
     for i, s in enumerate(specs):
@@ -162,7 +165,7 @@ def describe(model, stack: Stack, windows, metrics: list[dict], curves: list[dic
                           train_loss_eval=float(train[i]), generalisation_gap=val_loss - train_loss,
                           parameters=sum(p[0].numel() for p in stack.params.values()))
     if "weights" in keep:
-        w = keep["weights"].double()  # (K, B, H, T)
+        w = keep["weights"].cpu().double()  # (K, B, H, T)
         entropy = -(w * w.clamp_min(1e-300).log()).sum(-1).mean((1, 2))
         profile = w.mean((1, 2))  # (K, T), oldest month first
         averaged = -(profile * profile.clamp_min(1e-300).log()).sum(-1)

@@ -25,10 +25,11 @@ class AirlineSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def of_the_arm(cls, values):
-        """Without a `weight_decay`, that of the arm; a baseline's engine is `classical`."""
+        """Without a `weight_decay`, that of the arm; a baseline's engine is `classical`, on the
+        processor whatever the others train on."""
         arm = ARMS.get(values.get("arm"))
         if isinstance(arm, Baseline):
-            return {"engine": "classical"} | values
+            return {"engine": "classical"} | values | {"device": "cpu"}
         decay = getattr(arm, "weight_decay", None)
         return values if decay is None else {"weight_decay": decay} | values
 

@@ -76,6 +76,7 @@ def draw_masks(shapes: dict, seeds: list[int], epoch: int, n: int,
 
 def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: int, batch: int,
                 lr: float, weight_decay: float, dtype: torch.dtype = torch.float32,
+                device: torch.device | str = "cpu",
                 resume: dict[str, Tensor] | None = None,
                 checkpoint: Callable[[dict[str, Tensor]], None] | None = None, every: int = 50,
                 stop: Event | None = None):
@@ -88,22 +89,24 @@ def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: 
     """
     modules = [initial_model(build, seed).to(dtype) for seed in seeds]
     model = modules[0]
-    params = {k: v.detach().clone().requires_grad_()
+    params = {k: v.detach().to(device, copy=True).requires_grad_()
               for k, v in stack_module_state(modules)[0].items()}
     optimizer = torch.optim.Adam(params.values(), lr=lr, weight_decay=weight_decay, fused=True)
     stack = Stack(params, optimizer, {"train_loss": [], "val_loss": []})
     if resume is not None:
         stack.load(resume)
-    x, y = (torch.tensor(v["train"], dtype=dtype) for v in (windows.x, windows.target))
-    x_val, y_val = (torch.tensor(v["validation"], dtype=dtype)
+    x, y = (torch.tensor(v["train"], dtype=dtype, device=device)
+            for v in (windows.x, windows.target))
+    x_val, y_val = (torch.tensor(v["validation"], dtype=dtype, device=device)
                     for v in (windows.x, windows.target))
     x_val, n, shapes = x_val.expand(len(seeds), -1, -1), len(x), mask_shapes(model, x.shape[1])
     while stack.epoch < epochs:
         started = time.perf_counter()
         order = torch.from_numpy(np.stack([stream(seed, ORDER, stack.epoch).permutation(n)
                                            for seed in seeds]))
-        xs, ys, masks = x[order], y[order], draw_masks(shapes, seeds, stack.epoch, n, dtype)
-        squared = torch.zeros(len(seeds), dtype=dtype)
+        order, masks = order.to(device), draw_masks(shapes, seeds, stack.epoch, n, dtype)
+        xs, ys, masks = x[order], y[order], masks and {k: v.to(device) for k, v in masks.items()}
+        squared = torch.zeros(len(seeds), dtype=dtype, device=device)
         for i in range(0, n, batch):
             part = slice(i, i + batch)
             now = masks and {k: v[:, part] for k, v in masks.items()}
@@ -114,8 +117,8 @@ def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: 
             squared += error.detach().sum(1)
         with torch.no_grad():
             val = (forward(model, params, x_val) - y_val).square().mean(1)
-        stack.curves["train_loss"].append((squared / n).numpy())
-        stack.curves["val_loss"].append(val.numpy())
+        stack.curves["train_loss"].append((squared / n).cpu().numpy())
+        stack.curves["val_loss"].append(val.cpu().numpy())
         stack.epoch += 1
         stack.seconds += time.perf_counter() - started
         if checkpoint and stack.epoch % every == 0 and stack.epoch < epochs:
@@ -127,9 +130,9 @@ def train_stack(build: Callable, windows: Windows, seeds: list[int], *, epochs: 
 
 def predict(model, stack: Stack, x: np.ndarray, keep: dict | None = None) -> np.ndarray:
     """Standardised predictions (K, n) for windows x (n, T); `keep` as in `attention_forward`."""
-    dtype = next(iter(stack.params.values())).dtype
-    xs = torch.tensor(x, dtype=dtype).expand(stack.params["head.bias"].shape[0], -1, -1)
+    bias = stack.params["head.bias"]
+    xs = torch.tensor(x, dtype=bias.dtype, device=bias.device).expand(len(bias), -1, -1)
     with torch.no_grad():
         if keep is not None and isinstance(model, AttentionForecaster):
-            return attention_forward(model, stack.params, xs, None, keep).numpy()
-        return forward(model, stack.params, xs).numpy()
+            return attention_forward(model, stack.params, xs, None, keep).cpu().numpy()
+        return forward(model, stack.params, xs).cpu().numpy()

@@ -200,10 +200,11 @@ def size(at: Attention | None, shape: Shape, widths: tuple[int, ...]) -> int:
     return sum(p.numel() for p in outline(at, shape, widths).parameters())
 
 
-def make(arm: str, shape: Shape, seed: int = 0, device: str = "cpu") -> MixtureLM:
-    """A model with the weights of a seed. Raises ValueError as the two above do."""
+def make(arm: str, shape: Shape, seed: int = 0) -> MixtureLM:
+    """A model with the weights of a seed, on the processor. Raises ValueError as the two above
+    do."""
     model = outline(attention_of(arm, shape), shape, widths_of(arm, shape))
-    model = model.to_empty(device=device)
+    model = model.to_empty(device="cpu")
     model.initialise(seed)
     return model
 

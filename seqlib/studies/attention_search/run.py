@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqlib import devices
 from seqlib.allocator import keep_freed_memory
 from seqlib.models.latent import LatentAttention
 from seqlib.models.loss import ROWS
@@ -28,10 +29,6 @@ LAST = 10  # steps that the reported training loss is a mean of
 Batches = list[tuple[Tensor, Tensor]]
 
 
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def draws(spec: SearchSpec) -> tuple[int, int, np.random.Generator]:
     """Seeds of the weights and of the dropout, and the generator of the batches: one stream of
     random numbers for all arms, or (published) each arm at its place of it."""
@@ -43,7 +40,7 @@ def draws(spec: SearchSpec) -> tuple[int, int, np.random.Generator]:
 
 def build(spec: SearchSpec) -> MixtureLM:
     keep_freed_memory()
-    return make(spec.arm, spec.shape, draws(spec)[0], device())
+    return make(spec.arm, spec.shape, draws(spec)[0])
 
 
 def threads(spec: SearchSpec) -> int:
@@ -66,7 +63,7 @@ def run(spec: SearchSpec, model: MixtureLM, run: Run) -> tuple[dict[str, float],
     torch.manual_seed(dropout)
     curves, times, peak_mb = train(
         model, spec, lambda step: texts.windows(text.tokens, firsts[step], spec.context),
-        lambda: evaluate(model, validation))
+        lambda: evaluate(model, validation, low=spec.low))
 
     step, cpu = np.median(times, 0)
     metrics = {
@@ -83,7 +80,8 @@ def run(spec: SearchSpec, model: MixtureLM, run: Run) -> tuple[dict[str, float],
         "train_windows_overlap": overlap(firsts, parts, spec.context),
     }
     if threads(spec):
-        metrics["step_peak_mb"] = peak_mb
+        on_card = run.device.type == "cuda"
+        metrics["step_peak_cuda_mb" if on_card else "step_peak_mb"] = peak_mb
     for n, loss in zip(curves["val_steps"], curves["val_loss"]):
         metrics[f"val_loss_nats_step{n}"] = loss
     if ARMS[spec.arm].longer:
@@ -102,11 +100,14 @@ def windows(text: texts.Text, firsts: np.ndarray, spec: SearchSpec, T: int) -> B
 
 
 def training_step(
-    model: MixtureLM, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
+    model: MixtureLM, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, low: bool = False
 ) -> Tensor:
-    """One step on tokens x and their successors y (B, T); returns the mean cross-entropy, nats."""
-    total, terms, balance = model.loss(x, y)
-    loss = total / terms
+    """One step on tokens x and their successors y (B, T), with `low` in bfloat16; returns the mean
+    cross-entropy, nats."""
+    # one step alone: autocast keeps its copies of the weights until its end
+    with torch.autocast(x.device.type, torch.bfloat16, low):
+        total, terms, balance = model.loss(x, y)
+        loss = total / terms
     optimizer.zero_grad()
     (loss + BALANCE * balance).backward()
     optimizer.step()
@@ -120,21 +121,23 @@ def train(
     validate: Callable[[], tuple[float, float]],
 ) -> tuple[dict[str, list], list[tuple[float, float]], float]:
     """Curves of a training, seconds and processor seconds of each step, and the memory, MiB, that
-    its first three steps took at most. Raises FloatingPointError on a loss that is not finite."""
+    its first three steps took at most, resident or on a card. Raises FloatingPointError on a loss
+    that is not finite."""
+    device = devices.of(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=DECAY, fused=True)
     curves = {name: [] for name in ("train_loss", "val_steps", "val_loss", "val_accuracy")}
     times, peak = [], 0.0
     model.train()
     for step in range(1, spec.steps + 1):
-        x, y = (part.to(device()) for part in batch(step - 1))
+        x, y = (part.to(device) for part in batch(step - 1))
         started, cpu = time.perf_counter(), time.process_time()
-        loss = float(training_step(model, optimizer, x, y))
+        loss = float(training_step(model, optimizer, x, y, spec.low))
         times.append((time.perf_counter() - started, time.process_time() - cpu))
         if not loss < float("inf"):
             raise FloatingPointError(f"training loss is {loss} at step {step}")
         curves["train_loss"].append(loss)
         if step <= 3:
-            peak = (torch.cuda.max_memory_allocated() / 2**20 if device() == "cuda"
+            peak = (torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda"
                     else peak_rss_mb())
         if step in EVALUATED or step == spec.steps:
             loss, accuracy = validate()
@@ -145,17 +148,20 @@ def train(
 
 
 @torch.no_grad()
-def evaluate(model: MixtureLM, batches: Batches, last: int | None = None) -> tuple[float, float]:
-    """Loss, nats, and accuracy over all targets, or over the `last` targets of every window."""
-    total = right = count = 0.0
+def evaluate(model: MixtureLM, batches: Batches, last: int | None = None,
+             low: bool = False) -> tuple[float, float]:
+    """Loss, nats, and accuracy over all targets, or over the `last` targets of every window, with
+    `low` from states in bfloat16."""
+    total, right, count, device = 0.0, 0, 0, devices.of(model)
     model.eval()  # neither dropout nor router noise
     for x, y in batches:
-        states, _ = model.states(x.to(device()))
+        with torch.autocast(device.type, torch.bfloat16, low):
+            states, _ = model.states(x.to(device))
         if last is not None:
             states, y = states[:, -last:], y[:, -last:]
-        states, y = states.flatten(0, 1), y.flatten().to(device())
+        states, y = states.flatten(0, 1), y.flatten().to(device)
         for rows, targets in zip(states.split(ROWS), y.split(ROWS)):
-            logits = rows @ model.embed.weight.T
+            logits = rows.float() @ model.embed.weight.T
             total += float(F.cross_entropy(logits, targets, reduction="sum"))
             right += int((logits.argmax(-1) == targets).sum())
             count += len(targets)
@@ -173,12 +179,13 @@ def longer(model: MixtureLM, text: texts.Text, spec: SearchSpec) -> dict[str, fl
     metrics = {}
     for times in LONGER:
         batches = windows(text, firsts + long - times * T, spec, times * T)
-        metrics[f"val_loss_nats_{times}x"] = evaluate(model, batches, T)[0]
+        metrics[f"val_loss_nats_{times}x"] = evaluate(model, batches, T, spec.low)[0]
         if times > 1 and latent:
             factor = latent[0].factor
             for attention in latent:
                 attention.factor = factor * times
-            metrics[f"val_loss_nats_{times}x_interpolated"] = evaluate(model, batches, T)[0]
+            stretched = evaluate(model, batches, T, spec.low)[0]
+            metrics[f"val_loss_nats_{times}x_interpolated"] = stretched
             for attention in latent:
                 attention.factor = factor
     return metrics

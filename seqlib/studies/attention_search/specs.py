@@ -4,13 +4,16 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from seqlib.record import Spec, name_in
+from seqlib.record import Spec, later, name_in
 from seqlib.studies.attention_search.arms import ARMS, PUBLISHED, Shape, attention_of, widths_of
 from seqlib.studies.attention_search.texts import PROTOCOLS, TEXTS, choose
 
 
 class SearchSpec(Spec):
-    """A run of one arm at one shape. Widths that do not divide are refused before any weight."""
+    """A run of one arm at one shape. Widths that do not divide are refused before any weight.
+
+    `precision` bfloat16: products and attention in it by torch's autocast; weights, norms, softmax
+    and losses stay in float32."""
 
     study: Literal["attention_search"] = "attention_search"
     arm: name_in(ARMS)
@@ -27,12 +30,17 @@ class SearchSpec(Spec):
     batch: int = Field(16, ge=1, le=4096)
     steps: int = Field(50, ge=1, le=1_000_000)
     lr: float = Field(1e-4, gt=0, le=1)
+    precision: Literal["float32", "bfloat16"] = later("float32")
 
     @field_validator("text", mode="before")
     @classmethod
     def at_hand(cls, name: str) -> str:
         """`auto` is the published text, or its stand-in where that cannot be had."""
         return choose() if name == "auto" else name
+
+    @property
+    def low(self) -> bool:
+        return self.precision == "bfloat16"
 
     @property
     def shape(self) -> Shape:

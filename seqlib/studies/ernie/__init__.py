@@ -33,6 +33,8 @@ def prepare(spec: ErnieSpec) -> None:
     if spec.arm == PRETRAINING:
         return
     framework.need()  # before a base is pretrained
+    if spec.device != "cpu":
+        framework.place(spec.device)
     if spec.base in MADE and spec.base_steps and not bases.is_made(spec):
         get("ernie").train([pretraining(spec)])
 
@@ -45,7 +47,8 @@ def alone(spec: ErnieSpec) -> int:
     return 0 if spec.arm == PRETRAINING or spec.base == TINY else framework.threads()
 
 
-@study(ErnieSpec, arms=ARMS, data=data, count=count, label=label, prepare=prepare, alone=alone)
+@study(ErnieSpec, arms=ARMS, data=data, count=count, label=label, prepare=prepare, alone=alone,
+       in_torch=False)
 def run(spec: ErnieSpec, run: Run) -> tuple[dict, dict]:
     """Metrics and curves of one run: of a fine-tuning, or of the pretraining of a base."""
     if spec.arm == PRETRAINING:

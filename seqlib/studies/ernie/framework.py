@@ -15,7 +15,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from seqlib.errors import SeqlibError, first_line
+from seqlib import devices
+from seqlib.errors import SeqlibError, UsageError, first_line
 from seqlib.processes import cores
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,16 @@ def threads() -> int:
 def paddle():
     """The module paddle, set up first. Raises SeqlibError where it is not installed."""
     return _load("paddle")
+
+
+def place(kind: str) -> None:
+    """Let Paddle compute on a device of this kind from now on. Raises UsageError where it cannot:
+    the wheel `paddlepaddle` knows processors alone."""
+    number = devices.card(kind)
+    if kind != "cpu" and (kind != "cuda" or paddle().device.cuda.device_count() <= number):
+        raise UsageError(f"device {kind}: Paddle has none here; install paddlepaddle-gpu, or train "
+                         "on cpu")
+    paddle().set_device("cpu" if kind == "cpu" else f"gpu:{number}")
 
 
 @functools.cache

@@ -1,12 +1,14 @@
 """Settings of a run."""
 
+import importlib.metadata
+import os
 from typing import Literal
 
-from pydantic import Field, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from seqlib import data, headlines
+from seqlib import data, devices, headlines
 from seqlib.errors import SeqlibError
-from seqlib.record import Spec, name_in
+from seqlib.record import Spec, later, name_in
 from seqlib.studies.ernie.arms import ARMS, PRETRAINING
 
 RANK, ALPHA, DROPOUT, LENGTH = 16, 32.0, 0.1, 128  # as published
@@ -39,7 +41,7 @@ class ErnieSpec(Spec):
     stage: Literal["grid", "final", SAME_RATE, COST] = "final"
     length: int = Field(LENGTH, ge=4, le=LENGTH)
     examples: int = Field(0, ge=0)
-    dev_examples: int = Field(0, ge=0)
+    dev_examples: int = later(0, ge=0)
     batch: int = Field(16, ge=1, le=4096)
     epochs: int = Field(1, ge=0, le=1000)
     lr: float = Field(5e-5, ge=0, le=1)
@@ -63,11 +65,13 @@ class ErnieSpec(Spec):
             values = adapter | values
         return values
 
-    @model_serializer(mode="wrap")
-    def recorded(self, dump):
-        """Without `dev_examples` where it is 0, so that runs from before it keep their keys."""
-        values = dump(self)
-        return {k: v for k, v in values.items() if k != "dev_examples" or v}
+    @field_validator("device", mode="before")
+    @classmethod
+    def best(cls, name: str) -> str:
+        """`auto` is a card where the Paddle that is installed knows cards."""
+        if name != "auto" or os.environ.get(devices.VARIABLE):
+            return name
+        return "cuda" if any(importlib.metadata.distributions(name="paddlepaddle-gpu")) else "cpu"
 
     @model_validator(mode="after")
     def adapter_belongs(self):
@@ -88,6 +92,8 @@ class ErnieSpec(Spec):
     @model_validator(mode="after")
     def belongs(self):
         making = self.arm == PRETRAINING
+        if making and self.device != "cpu":
+            raise ValueError(f"device is {self.device!r}: a base is pretrained on cpu")
         if self.base not in MADE and (self.base_steps or making):
             raise ValueError(f"base_steps is {self.base_steps}: {self.base} is not pretrained "
                              "here; set it to 0")

@@ -66,7 +66,7 @@ def train(model, rows: list[list[int]], classes: np.ndarray, spec: ErnieSpec,
     library.seed(spec.seed)  # dropout
     model.train()
     reset_peak_rss()  # what loading took is no memory of the training
-    before, most = peak(), 0.0
+    before, most = peak_rss_mb(), 0.0
     for epoch in range(spec.epochs):
         parts = batches(lengths, spec, epoch)
         for i, chosen in enumerate(parts):
@@ -79,23 +79,19 @@ def train(model, rows: list[list[int]], classes: np.ndarray, spec: ErnieSpec,
             busy.append(time.process_time() - cpu)
             if not loss < float("inf"):
                 raise FloatingPointError(f"training loss is {loss} at step {at + 1}")
-        most = most or peak()  # in later epochs the validation has had its share
+        most = most or peak_rss_mb()  # in later epochs the validation has had its share
         for name, value in zip(("dev_loss", "dev_accuracy"), validate()):
             curves[name].append(value)
         model.train()
     taken = {"seconds": sum(seconds), "step_seconds": float(np.median(seconds)),
              "step_cpu_seconds": float(np.median(busy)),
-             "busy_share": sum(busy) / sum(seconds) / threads(), "peak_memory_mb": most,
-             "training_memory_mb": most - before, "dev_loss_nats": curves["dev_loss"][-1],
-             "dev_accuracy": curves["dev_accuracy"][-1]}
+             "busy_share": sum(busy) / sum(seconds) / threads(),
+             "dev_loss_nats": curves["dev_loss"][-1], "dev_accuracy": curves["dev_accuracy"][-1]}
+    if spec.device == "cuda":
+        taken["peak_cuda_mb"] = library.device.cuda.max_memory_allocated() / 2**20
+    else:
+        taken |= {"peak_memory_mb": most, "training_memory_mb": most - before}
     return taken, curves
-
-
-def peak() -> float:
-    """MiB of this process at most so far, or what was allocated on a GPU."""
-    device = paddle().device
-    on_gpu = device.is_compiled_with_cuda() and device.cuda.device_count()
-    return device.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_rss_mb()
 
 
 def logits_of(model, rows: list[list[int]], batch: int = 64) -> np.ndarray:

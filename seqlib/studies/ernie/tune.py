@@ -25,6 +25,7 @@ def chosen(part: sentences.Part, count: int, seed: int) -> np.ndarray:
 def fine_tune(spec: ErnieSpec, run: study.Run) -> tuple[dict, dict]:
     """Metrics and curves of a run. Raises FloatingPointError when the loss is not finite."""
     framework.set_up(passive=spec.stage == COST)
+    framework.place(spec.device)
     text, base = sentences.load(spec.text), bases.load_base(spec)
     run.facts |= {"data_sha256": text.sha256, "data": text.name, "base_sha256": base.sha256,
                   "versions": {name: version(name) for name in ("paddlepaddle", "paddlenlp")}}

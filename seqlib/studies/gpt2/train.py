@@ -91,8 +91,8 @@ class State:
     """A model in training with its optimizer (None where nothing is trained), its schedule and its
     curves.
 
-    peak_memory_mb: of the first three steps, resident set of the process, or what was allocated on
-    a GPU. gradient_norm: of the last step.
+    peak_memory_mb: of the first three steps, resident set of the process. gradient_norm: of the
+    last step.
     """
 
     scored: Scored
@@ -185,9 +185,7 @@ def train(state: State, batches: Callable[[int], Tensor], *, steps: int, seed: i
         if not loss < float("inf"):
             raise FloatingPointError(f"training loss is {loss} at step {state.step}")
         if state.step == min(3, steps):
-            on_gpu = accelerator.device.type == "cuda"
-            state.peak_memory_mb = (torch.cuda.max_memory_allocated() / 2**20 if on_gpu
-                                    else peak_rss_mb())
+            state.peak_memory_mb = peak_rss_mb()
         if state.step in validate:
             curves["val_steps"].append(state.step)
             curves["val_loss"].append(validate[state.step](state.scored))

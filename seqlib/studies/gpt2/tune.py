@@ -35,7 +35,8 @@ def fine_tune(spec: TuneSpec, run: study.Run) -> tuple[dict, dict]:
     run.facts["data_sha256"] = texts.book.sha256
     run.facts |= {"data": texts.book.source, "base_sha256": base.sha256}
     with torch.random.fork_rng(devices=[]):
-        state = start(spec, base, Accelerator())
+        accelerator = Accelerator(cpu=run.device.type == "cpu")
+        state = start(spec, base, accelerator)
         remembered = mean_nats(state.scored, elsewhere)
         before = mean_nats(state.scored, texts.test) if texts.test is not None else None
         if spec.steps:
@@ -43,7 +44,7 @@ def fine_tune(spec: TuneSpec, run: study.Run) -> tuple[dict, dict]:
             saved = run.resume(checkpoint)
             if saved is not None:
                 state.load(saved)
-            train_on(texts, state, spec, save=checkpoint.save)
+            train_on(texts, state, spec, save=checkpoint.save, accelerator=accelerator)
         else:
             loss = mean_nats(state.scored, texts.validation)
             state.curves |= {"val_steps": [0], "val_loss": [loss]}
@@ -93,8 +94,9 @@ def described(spec: TuneSpec, base: bases.Base, texts: books.Texts, state: State
         metrics |= {"seconds": sum(state.curves["step_seconds"]), "step_seconds": step,
                     "step_cpu_seconds": float(np.median(state.curves["step_cpu_seconds"])),
                     "tokens_per_second": spec.batch * spec.context / step,
-                    "peak_memory_mb": state.peak_memory_mb,
                     "train_loss_nats": float(np.mean(state.curves["train_loss"][-10:]))}
+        if spec.device != "cuda":  # of a card, the kit reports it
+            metrics["peak_memory_mb"] = state.peak_memory_mb
     return metrics
 
 

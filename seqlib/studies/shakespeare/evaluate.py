@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqlib import devices
 from seqlib.studies.shakespeare.corpus import Corpus, gather
 
 EVALUATED = 4096  # characters a forward pass
@@ -33,17 +34,17 @@ class Scores:
 def score(model: nn.Module, tokens: Tensor, context: int) -> Scores:
     """Every token but the first, once, in order, in windows of `context` that do not overlap (the
     last may be shorter)."""
-    n, losses, correct = len(tokens) - 1, [], []
+    n, losses, correct, device = len(tokens) - 1, [], [], devices.of(model)
     whole = n // context * context
     starts = torch.arange(0, whole, context).split(max(1, EVALUATED // context))
     windows = [(part, context) for part in starts]
     if n > whole:
         windows.append((torch.tensor([whole]), n - whole))
     for first, T in windows:
-        x, y = gather(tokens, first, T)
+        x, y = (part.to(device) for part in gather(tokens, first, T))
         logits = model(x).flatten(0, 1)
-        losses.append(F.cross_entropy(logits, y.flatten(), reduction="none").double())
-        correct.append(logits.argmax(-1) == y.flatten())
+        losses.append(F.cross_entropy(logits, y.flatten(), reduction="none").cpu().double())
+        correct.append((logits.argmax(-1) == y.flatten()).cpu())
     return Scores(torch.cat(losses).numpy(), torch.cat(correct).numpy(), np.arange(n) % context + 1)
 
 
@@ -57,9 +58,9 @@ def loss_given(model: nn.Module, tokens: Tensor, k: int, longest: int,
                targets: int = 2048) -> float:
     """Loss on the same targets whatever k: the model sees the k characters before each, no more."""
     ends = torch.linspace(longest, len(tokens) - 1, targets).long()  # positions of the targets
-    total = 0.0
+    total, device = 0.0, devices.of(model)
     for part in ends.split(max(1, EVALUATED // k)):
-        x, y = gather(tokens, part - k, k)
+        x, y = (part.to(device) for part in gather(tokens, part - k, k))
         total += float(F.cross_entropy(model(x)[:, -1], y[:, -1], reduction="sum"))
     return total / targets
 
@@ -101,10 +102,10 @@ def attention_by_distance(model: nn.Module, tokens: Tensor, context: int) -> np.
     characters back, over 32 windows and all layers and heads; None where there is no attention."""
     keep: dict[str, Tensor] = {}
     first = torch.linspace(0, len(tokens) - context - 1, 32).long()
-    model(gather(tokens, first, context)[0], keep)
+    model(gather(tokens, first, context)[0].to(devices.of(model)), keep)
     if "weights" not in keep:
         return None
-    weights, total = keep["weights"].double().mean((0, 1)), np.zeros(context)  # (T, T)
+    weights, total = keep["weights"].cpu().double().mean((0, 1)), np.zeros(context)  # (T, T)
     queries = range(context - max(1, context // 4), context)
     for i in queries:
         total[: i + 1] += weights[i, : i + 1].flip(0).numpy()
@@ -119,22 +120,22 @@ def generate(model: nn.Module, prompt: Tensor, length: int, temperature: float, 
     When the cache reaches `context` tokens it is rebuilt from the last half of them: attention was
     never trained on more. Temperature 0 takes the likeliest character.
     """
-    generator = torch.Generator().manual_seed(seed)
-    text = prompt[-context:].expand(copies, -1)
+    generator, device = torch.Generator().manual_seed(seed), devices.of(model)
+    text = prompt[-context:].expand(copies, -1).to(device)
     (logits, cache), held = model.decode(text), text.shape[1]
     for _ in range(length):
         if temperature == 0:
             drawn = logits[:, -1].argmax(-1, keepdim=True)
         else:
-            probabilities = (logits[:, -1] / temperature).softmax(-1)
-            drawn = torch.multinomial(probabilities, 1, generator=generator)
+            probabilities = (logits[:, -1] / temperature).softmax(-1).cpu()
+            drawn = torch.multinomial(probabilities, 1, generator=generator).to(device)
         text = torch.cat((text, drawn), 1)
         if held < context:
             (logits, cache), held = model.decode(drawn, cache), held + 1
         else:
             held = max(1, context // 2)
             logits, cache = model.decode(text[:, -held:])
-    return text[:, -length:]
+    return text[:, -length:].cpu()
 
 
 def known_words(text: str, vocabulary: set[str]) -> float:

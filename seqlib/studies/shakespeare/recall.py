@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from seqlib import devices
 from seqlib.studies.shakespeare.train import State, grouped, timing, train
 
 KEYS = VALUES = 16
@@ -50,9 +51,9 @@ def batch(seed: int, step: int, B: int, T: int) -> tuple[Tensor, Tensor, Tensor]
 @torch.no_grad()
 def accuracy(model: nn.Module, seed: int, T: int, batches: int = 8, B: int = 64) -> float:
     """Share of right answers on sequences that training never drew."""
-    right = asked = 0
+    right, asked, device = 0, 0, devices.of(model)
     for i in range(batches):
-        x, y, counted = batch(seed + 2**31, i, B, T)
+        x, y, counted = (part.to(device) for part in batch(seed + 2**31, i, B, T))
         right += int((model(x).argmax(-1) == y)[counted].sum())
         asked += int(counted.sum())
     return right / asked

@@ -62,7 +62,7 @@ def run(spec: ShakespeareSpec, model: nn.Module, run: Run) -> tuple[dict, dict]:
     half = spec.epoch_steps if spec.epoch_steps % 2 else spec.epoch_steps // 2
     train(state, batches, spec.epochs * spec.epoch_steps, half,
           lambda model: evaluate.score(model, held_out, spec.context).nats, checkpoint.save)
-    kept = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+    kept = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_atomically(weights_path(spec), save(kept))
     return describe(spec, corpus, state)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from seqlib import devices
 from seqlib.training import pack, unpack
 
 GROUP = 10  # steps that share a point of the training curve
@@ -68,16 +69,17 @@ def training_step(model: nn.Module, optimizer: torch.optim.Optimizer,
 def train(state: State, batches: Callable[[int], tuple], steps: int, evaluate_every: int,
           evaluate: Callable[[nn.Module], float],
           save: Callable[[dict[str, Tensor]], None] | None = None) -> State:
-    """Train until `steps`; `batches(i)` gives inputs, targets and what counts of step i, a pure
-    function of i.
+    """Train until `steps`, where the model lies; `batches(i)` gives inputs, targets and what counts
+    of step i, a pure function of i.
 
     Every `evaluate_every` steps the validation loss is taken (its time does not count) and `save`
     gets what a resumed run needs. Raises FloatingPointError when the loss is not finite.
     """
-    curves = state.curves
+    curves, device = state.curves, devices.of(state.model)
     while state.step < steps:
         started, cpu = time.perf_counter(), time.process_time()
-        loss = training_step(state.model, state.optimizer, *batches(state.step))
+        batch = [part.to(device) for part in batches(state.step)]
+        loss = training_step(state.model, state.optimizer, *batch)
         curves["train_loss"].append(loss)
         curves["step_seconds"].append(time.perf_counter() - started)
         curves["step_cpu_seconds"].append(time.process_time() - cpu)
