@@ -56,7 +56,8 @@ def curves(study: str, name: str, experiment: str | Iterable[str] | None = None,
         raise UsageError("curves: wants an experiment or a frame `runs`, not both")
     if runs is None:
         names = frames.chosen(study, experiment)
-        records, members = frames.archived(study, names), plan.archived(study, names)
+        members = plan.archived(study, names)
+        records = frames.stored(study, members, Store.archive())
     else:
         _check_frame(runs, "key", "experiment", "live")
         members = runs.groupby("key", sort=False).experiment.unique().to_dict()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from seqlib import plan
+from seqlib import index, plan
 from seqlib import study as studies
 from seqlib.errors import UsageError
 from seqlib.record import Record
@@ -31,10 +31,10 @@ def chosen(study: str, experiment: str | Iterable[str] | None) -> list[str]:
 
 
 def archived(study: str, experiment: str | Iterable[str] | None = None) -> list[Record]:
-    """The archive's planned records of a study, in the order of the plan.
+    """The archive's planned records of a study without their curves, in the order of the plan.
 
     Raises UsageError on an unknown study or experiment."""
-    return stored(study, plan.archived(study, chosen(study, experiment)), Store.archive())
+    return index.heads(Store.archive(), study, plan.archived(study, chosen(study, experiment)))
 
 
 def cached(function: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -61,7 +61,7 @@ def archive(study: str) -> pd.DataFrame:
 
 
 def stored(study: str, keys: Iterable[str], store: Store) -> list[Record]:
-    """The records of these keys that a store has."""
+    """The records of these keys that a store has, each out of its file."""
     return [record for key in keys if (record := store.by_key(study, key))]
 
 
@@ -74,10 +74,13 @@ def frame(study: str, records: Iterable[Record],
     experiments: those of each key, none by default. An empty frame has the settings' columns."""
     kind = studies.get(study)
     unset = {name: field.default for name, field in kind.spec.model_fields.items()}
-    rows = []
+    rows, current = [], {}
     for record in records:
+        made_by = record.spec["arm"], record.provenance.get("code_hash", "")
+        if made_by not in current:
+            current[made_by] = kind.current(record)
         run = {**unset, **record.spec, "label": kind.label(record.spec), **record.metrics,
-               "key": record.key, "current": kind.current(record), "live": live}
+               "key": record.key, "current": current[made_by], "live": live}
         for name in (experiments or {}).get(record.key, [""]):
             rows.append({"experiment": name, **run})
     columns = ["experiment", *kind.spec.model_fields, "label", "key", "current", "live"]
