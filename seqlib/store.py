@@ -78,7 +78,8 @@ def examine(path: Path) -> Record | str:
         _check_version(path, record.schema_version)
         problem = record.problem()
     except ValidationError as error:
-        with suppress(ValueError, AttributeError):  # a newer record may have other fields
+        # a newer record may have other fields; what is nested too deep is none
+        with suppress(ValueError, AttributeError, RecursionError):
             _check_version(path, json.loads(text).get("schema_version"))
         return f"not a record ({error.errors()[0]['msg']})"
     except ValueError as error:  # NaN, which is not JSON
