@@ -2,12 +2,14 @@
 
 import json
 import logging
+import re
 import sys
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as short
 
 import click
 
@@ -87,10 +89,10 @@ def parse_shard(context, option, text: str | None) -> tuple[int, int] | None:
     """`2/8` as its numbers."""
     if text is None:
         return None
-    number, _, of = text.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise click.BadParameter(f"{text!r}: wants I/N, such as 2/8, with I from 1 to N")
-    return int(number), int(of)
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if not (found and 1 <= int(found[1]) <= int(found[2])):
+        raise click.BadParameter(f"{short(text)}: wants I/N, such as 2/8, with I from 1 to N")
+    return int(found[1]), int(found[2])
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, list]:
@@ -394,8 +396,11 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        usage = isinstance(error, (click.ClickException, UsageError))
+        if usage:  # what was typed may have several lines, and the message has one
+            text = "\\n".join(text.splitlines())
         click.echo(f"seqlib: {text}", err=True)
-        sys.exit(2 if isinstance(error, (click.ClickException, UsageError)) else 1)
+        sys.exit(2 if usage else 1)
     except (KeyboardInterrupt, click.Abort):
         if debug:
             traceback.print_exc()

@@ -227,6 +227,7 @@ def one(kind: studies.Study, settings: Mapping[str, Any]) -> Spec:
                 continue
             value = value[arm]
         _refuse_bool(field, value, _annotation(kind.spec, field))
+        _refuse_half_signs(field, value)
         values[field] = value
     try:
         return kind.spec(**values)
@@ -238,6 +239,13 @@ def _refuse_bool(field: str, value: Any, wanted: Any) -> None:
     """Raises UsageError on true or false where pydantic would take them for 1 or 0."""
     if isinstance(value, bool) and wanted and "bool" not in str(wanted):
         raise UsageError(f"{field}: wants {getattr(wanted, '__name__', wanted)}, got {value}")
+
+
+def _refuse_half_signs(field: str, value: Any) -> None:
+    """Raises UsageError on a text with half of a pair (YAML's "\\ud800"), which UTF-8 lacks."""
+    for text in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
+            raise UsageError(f"{field}: {short(text)} is no text in Unicode")
 
 
 def check_parameters(study: str, values: dict[str, Any]) -> None:
@@ -270,6 +278,7 @@ def _check_field(name: str, field: Any, value: Any) -> None:
     if value == "auto" and isinstance(field.default, str):  # the notebook says what it takes
         return
     _refuse_bool(name, value, field.annotation)
+    _refuse_half_signs(name, value)
     kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     try:
         TypeAdapter(kind).validate_python(value, strict=not isinstance(value, list))

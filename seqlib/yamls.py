@@ -14,6 +14,8 @@ def parse(text: str, source: str) -> Any:
 
     try:
         return YAML(typ="safe", pure=True).load(text)
+    except RecursionError:
+        raise UsageError(f"{source}: is nested too deep") from None
     except (YAMLError, ValueError, TypeError) as error:  # the last two by 2020-02-31 and [[a]]: 3
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

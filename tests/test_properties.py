@@ -301,14 +301,24 @@ WORDS = (st.sampled_from([*ALL, *cli.cli.commands, "published", "live", "smoke",
                           "~nobody/x", "base=~nobody/x", "book_path=~nobody/x", "HEAD", "1", "a=[",
                           "9" * 5000, "x" * 300, "\n", "a\nb", "--a\nb", "\udcff", "a={", ""])
          | st.text(st.characters(exclude_characters="\0"), max_size=6))
-OPTIONS = sorted({option for command in [cli.cli, *cli.cli.commands.values()]
-                  for parameter in command.params for option in parameter.opts
-                  if option.startswith("-")})
-LINES = st.tuples(
-    st.lists(st.sampled_from(["--debug", "--version", "--help"]) | WORDS, max_size=1),
-    st.sampled_from(sorted(cli.cli.commands)) | WORDS,
-    st.lists(st.sampled_from(OPTIONS) | WORDS
-             | st.tuples(st.sampled_from(OPTIONS), WORDS).map("=".join), max_size=6))
+SETTINGS = st.builds("{}={}".format, st.sampled_from([*FIELDS, "arms", "seeds"]) | WORDS,
+                     WORDS | SCALARS.map(str) | st.lists(SCALARS, max_size=2).map(str))
+
+
+@st.composite
+def lines(draw):
+    """A command, with options that it has and others, and with values that fit or not."""
+    command = draw(st.sampled_from(sorted(cli.cli.commands)))
+    fit = {option for parameter in cli.cli.commands[command].params for option in parameter.opts}
+    options = st.sampled_from(sorted(fit) + ["--help", "--debug", "--json", "--sett"])
+    parts = st.one_of(st.tuples(WORDS), st.tuples(options), st.tuples(options, WORDS | SETTINGS),
+                      st.tuples(st.just("--set"), SETTINGS),
+                      st.tuples(st.builds("{}={}".format, options, WORDS | SETTINGS)))
+    first = draw(st.just([]) | st.lists(st.sampled_from(["--debug", "--version"]) | WORDS,
+                                        max_size=1))
+    study_first = draw(st.lists(st.sampled_from([*ALL]), max_size=1))
+    found = [*first, draw(st.just(command) | st.just(command) | WORDS), *study_first]
+    return found + [word for part in draw(st.lists(parts, max_size=4)) for word in part]
 
 
 @pytest.fixture
@@ -341,7 +351,11 @@ def check_line(line):
 
 
 @tried(150)
-@given(parts=LINES)
-def test_a_command_line_of_any_kind_ends_in_a_known_way(parts, nothing_trains):
-    first, command, rest = parts
-    check_line([*first, command, *rest])
+@given(line=lines())
+@example(line=["bench", "airline", "\n"])
+@example(line=["sweep", "airline", "live", "--shard", f"1/{'9' * 5000}"])
+@example(line=["sweep", "airline", "live", "--set", f"epochs={'[' * 3000}"])
+@example(line=["sweep", "gpt2", "live", "--set", 'base="\\ud800"'])
+@example(line=["run", "gpt2", "--set", 'base="\\ud800"'])
+def test_a_command_line_of_any_kind_ends_in_a_known_way(line, nothing_trains):
+    check_line(line)
