@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 OPAQUE = frozenset(f"seqlib.{name}" for name in (
-    "accepted", "api", "code", "data", "errors", "frames", "plan", "places", "processes",
-    "provenance", "sources", "store", "study", "sweep", "verify", "yamls"))
+    "accepted", "api", "code", "data", "errors", "frames", "logs", "plan", "places", "processes",
+    "progress", "provenance", "sources", "store", "study", "sweep", "verify", "yamls"))
 FOUND = [("seqlib.record", "tidy")]  # of every study: the digits that a record keeps
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 

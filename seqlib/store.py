@@ -26,6 +26,7 @@ from seqlib.record import SCHEMA_VERSION, Record, Spec
 RECORD = "[0-9a-f]" * 64 + ".json"  # names of the files that are records
 LEASE = 120.0  # seconds without a sign of its holder after which a lease is free
 log = logging.getLogger("seqlib")
+FILES = logging.getLogger("seqlib.files")  # says what was written, to the log of a run alone
 
 
 def scratch() -> Path:
@@ -59,6 +60,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+    FILES.debug("kept %s", path)
 
 
 def _check_version(path: Path, version: object) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
-from seqlib import accepted, code, devices
+from seqlib import accepted, code, devices, logs
 from seqlib.errors import SeqlibError, UsageError, first_line, nearest
 from seqlib.record import Record, Spec, digest
 from seqlib.store import scratch, studies_in
@@ -185,6 +185,7 @@ class Failure:
     cause: Exception | None = None
 
 
+@logs.logged
 def _train(name: str, specs: list[Spec], arms: Mapping[str, Any] | None = None) -> list:
     """Train one group in this process; a Record or a Failure for each spec.
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from seqlib import data
+from seqlib import data, logs
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_line
 from seqlib.processes import (
@@ -239,6 +239,7 @@ class _Sweep:
                 facts = {"spec": spec.model_dump(mode="json"), "error": one.error,
                          "when": datetime.now().isoformat(timespec="seconds"),
                          "traceback": traceback.format_exception(one.cause) if one.cause else []}
+                logs.close(spec, one.error)
                 write_atomically(note_of(spec), json.dumps(facts, indent=1).encode())
             else:
                 self.store.put(one)
