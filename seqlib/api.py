@@ -90,11 +90,12 @@ def train(study: str, /, experiment: str = "live", workers: int = 1,
     """Train what has no current record in the scratch store yet; returns the runs as `load` does.
 
     settings: fields of the study's spec, a value or a list of values to run each of; `seed=3` means
-    the seeds 0 to 2. What is not named is as in the plan's experiment. The archive is neither read
-    nor written. The frame's `attrs["trained"]` says how many runs were trained now. workers:
-    processes here. client: `distributed.Client(...)` of a Dask cluster that trains instead; records
-    come back, weights stay on its workers. Raises UsageError on an unknown field, an unknown arm or
-    a value that is not allowed.
+    the seeds 0 to 2. What is not named is as in the plan's experiment. The archive is not written;
+    the bar's time left is what runs there and in the scratch store took, where some are alike. The
+    frame's `attrs["trained"]` says how many runs were trained now. workers: processes here. client:
+    `distributed.Client(...)` of a Dask cluster that trains instead; records come back, weights stay
+    on its workers. Raises UsageError on an unknown field, an unknown arm or a value that is not
+    allowed.
 
     >>> live = seqlib.train("airline", arm=["lstm", "rope"], seed=2, epochs=3)
     >>> len(live)

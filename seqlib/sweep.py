@@ -5,10 +5,13 @@ A run that fails is noted in scratch, in `failed/STUDY/KEY.json`, and the others
 """
 
 import json
+import logging
 import platform
 import sys
 import threading
+import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -26,8 +29,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from seqlib import data, logs
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, first_line
@@ -38,6 +39,7 @@ from seqlib.processes import (
     end_worker_that_imports,
     limit_threads,
 )
+from seqlib.progress import Bar, Times, duration, settings, took
 from seqlib.record import Record, Spec
 from seqlib.store import Store, scratch, write_atomically
 from seqlib.study import Failure, title
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+log = logging.getLogger("seqlib")
+REFRESH = 10.0  # seconds after which the bar counts the time left anew, though no run has ended
 AT_ONCE = 1024  # runs under way at most; each holds its lock, which is an open file
 _one_at_a_time = threading.RLock()  # a process has one generator of random numbers, and one clock
 
@@ -140,11 +144,16 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
         ours, workers = client.get_executor(pure=False), AT_ONCE
     elif executor is None:
         ours = pool(workers)
+    began, before = time.monotonic(), len(trained)
     try:
-        with tqdm(total=len(specs), initial=len(specs) - len(missing), desc=specs[0].study,
-                  unit="run", disable=quiet or not missing) as bar:
+        with Bar(total=len(known), initial=len(known) - len(missing), desc=specs[0].study,
+                 unit="run", disable=True if quiet or not missing else None) as bar:
             under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
-                               fail_fast)
+                               fail_fast, {spec.key: settings(spec) for spec in missing})
+            shows = not bar.disable
+            if shows:
+                nodes = client and client.scheduler_info()["workers"]
+                under_way.expect(missing, len(nodes) if client else workers)
             left = under_way.groups(groups, wait_for_locks=False)
             while left:
                 left = under_way.groups(left, wait_for_locks=True)
@@ -153,6 +162,9 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
             ours.shutdown(wait=False)  # which cancels what is left
         elif ours:
             ours.shutdown(wait=False, cancel_futures=True)
+    if missing and not shows and not quiet:
+        log.info("%s: trained %d of %d runs in %s, found %d", study.name, len(trained) - before,
+                 len(missing), duration(time.monotonic() - began), len(known) - len(missing))
     under_way.check()
     return [known[spec.key] for spec in specs]
 
@@ -169,17 +181,43 @@ def _counted(record: Record | None, counts: Callable[[Record], bool]) -> Record 
 
 @dataclass
 class _Sweep:
-    """One sweep under way; `known` maps each key to its record or None."""
+    """One sweep under way; `known` maps each key to its record or None, `left` each that is
+    to be trained to its settings."""
 
     store: Store
     executor: Executor
     workers: int
-    bar: tqdm
+    bar: Bar
     known: dict[str, Record | None]
     trained: list[Record]
     counts: Callable[[Record], bool]
     fail_fast: bool
+    left: dict[str, str]
     failures: list[Failure] = field(default_factory=list)
+    times: Times = field(default_factory=Times)
+    pace: tuple[float, float] = (0.0, 0.0)  # seconds of runs that ended here, and as expected
+    at: float = 0.0  # when the last of them ended
+
+    def expect(self, missing: list[Spec], at_once: int) -> None:
+        """Let the bar say how long the rest will take, of which `at_once` runs go on at a time."""
+        self.at = time.monotonic()
+        for record in filter(None, self.known.values()):
+            self.times.add(record)
+        stores = {store.root: store for store in (Store.archive(), Store.live(), self.store)}
+        self.times.look(missing, stores.values())
+
+        def seconds_left() -> float | None:
+            each = [(self.times.of(one), runs) for one, runs in Counter(self.left.values()).items()]
+            if any(seconds is None for seconds, _ in each):
+                return None
+            here, expected = self.pace
+            total = sum(seconds * runs for seconds, runs in each)
+            total *= here / expected if expected else 1
+            at_a_time = max(1, min(at_once, len(self.left)))
+            return max(0.0, total / at_a_time - (time.monotonic() - self.at))
+
+        self.bar.seconds_left = seconds_left
+        self.bar.refresh()
 
     def groups(self, groups: list[list[Spec]], wait_for_locks: bool) -> list[list[Spec]]:
         """Run `groups`, at most `workers` at once; returns the specs that another process holds.
@@ -199,11 +237,15 @@ class _Sweep:
                             seeds = f"{mine[0].seed}" + f" to {mine[-1].seed}" * (len(mine) > 1)
                             self.bar.set_postfix_str(f"{mine[0].arm} seed {seeds}")
                             running[self.submit(mine)] = (mine, locks.pop_all())
-                for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                done = wait(running, REFRESH, FIRST_COMPLETED).done if running else ()
+                if running and not done:
+                    self.bar.refresh()
+                for future in done:
                     mine, locks = running.pop(future)
                     with locks:
                         self.keep(self.result(future, mine))
-                future = None  # a cluster trains again what a lost worker had and someone refers to
+                # a cluster trains again what a lost worker had and someone refers to
+                future, done = None, ()
         finally:
             for _, locks in running.values():
                 locks.close()
@@ -229,11 +271,14 @@ class _Sweep:
             elif self.known[spec.key] is None:
                 mine.append(spec)
             else:
+                self.left.pop(spec.key, None)
                 self.bar.update()  # another sweep finished it since we looked
         return sorted(mine, key=lambda s: s.seed), busy
 
     def keep(self, outcomes: list[tuple[Spec, Record | Failure]]) -> None:
+        self.at = time.monotonic()
         for spec, one in outcomes:
+            self.left.pop(spec.key, None)
             if isinstance(one, Failure):
                 self.failures.append(one)
                 facts = {"spec": spec.model_dump(mode="json"), "error": one.error,
@@ -245,10 +290,19 @@ class _Sweep:
                 self.store.put(one)
                 self.known[one.key] = one
                 self.trained.append(one)
+                self.learn(spec, one)
                 note_of(spec).unlink(missing_ok=True)
             self.bar.update()
         if self.fail_fast:
             self.check()
+
+    def learn(self, spec: Spec, record: Record) -> None:
+        """Let a run that has ended tell how long those like it take, and how fast we are here."""
+        expected, here = self.times.of(settings(spec)), took(record)
+        if expected is None:
+            self.times.add(record)
+        elif here is not None:
+            self.pace = self.pace[0] + here, self.pace[1] + expected
 
     def check(self) -> None:
         """Raises RunsFailed where runs have failed."""
