@@ -360,27 +360,17 @@ def data(name, as_json):
 def status(as_json):
     """Records in the archive and in scratch, by study: how many the plan's archive lacks, how many
     runs of experiments underway are left, which are of older code, which no plan names, and how
-    many runs failed when they were last tried."""
-    from seqlib import plan, study
-    from seqlib.store import Store, scratch
+    many runs failed when they were last tried.
 
-    rows, failed = [], scratch() / "failed"
-    for name in study.names():
-        kind, planned = study.get(name), plan.archived(name)
-        underway = plan.archived(name, plan.underway(name))
-        for label, store in (("archive", Store.archive()), ("live", Store.live())):
-            records = list(store.records(name))
-            keys = {record.key for record in records}
-            archive = label == "archive"
-            rows.append({"study": name, "store": label, "records": len(records),
-                         "missing": len(planned.keys() - keys) if archive else "",
-                         "underway": len(underway.keys() - keys) if archive else "",
-                         "unplanned": len(keys - {*planned, *underway}) if archive else "",
-                         "older_code": sum(not kind.current(record) for record in records),
-                         "failed": "" if archive else len(list((failed / name).glob("*.json"))),
-                         "damaged": len(list((store.root / name).glob("*.damaged"))),
-                         "path": str(store.root / name)})
-    show(rows, as_json)
+    Below are what runs now and where, what failed and its log, and how long what is left will take:
+    as runs with the same settings and other seeds have."""
+    from seqlib import status as states
+
+    rows = states.rows()
+    show(rows if as_json else [{name: value for name, value in row.items()
+                                if name not in states.LISTS} for row in rows], as_json)
+    if not as_json and (lists := states.text(rows)):
+        click.echo(f"\n{lists}")
 
 
 def main(arguments: list[str] | None = None) -> None:

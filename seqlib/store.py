@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, SoftFileLease, Timeout
@@ -188,14 +189,25 @@ class Store:
                     yield False
                     return
                 log.info("waiting for %s, which %s trains", run,
-                         _text(holder) or "another process")
+                         _lines(holder)[0] or "another process")
                 _wait(lock)
-            holder.write_text(f"process {os.getpid()} on {platform.node()}")
+            now = datetime.now().isoformat(timespec="seconds")
+            holder.write_text(f"process {os.getpid()} on {platform.node()}\n{run}\n{now}")
         try:
             yield True
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    def running(self) -> list[dict[str, str]]:
+        """The runs that processes hold now, here or on other machines: each with its name, where
+        and since when. Of a process that was killed its locks are free, whatever it has left."""
+        found = []
+        for holder in sorted((self.root / ".locks").glob("*.holder")):
+            where, run, since = _lines(holder)
+            if since and _held(holder.with_suffix("")):
+                found.append({"run": run, "where": where, "since": since})
+        return found
 
 
 def _try_lock(path: Path) -> tuple[BaseFileLock, bool]:
@@ -234,8 +246,24 @@ def _empty(lock: BaseFileLock) -> tuple[int, int] | None:
     return None
 
 
-def _text(path: Path) -> str:
+def _held(path: Path) -> bool:
+    """Whether a process has a lock now: it cannot be had, and, where it is a lease, is renewed."""
     try:
-        return path.read_text()
+        lock, ours = _try_lock(path)
+    except OSError:  # a store that others alone may write to: who took the lock is believed
+        return True
+    if ours:
+        lock.release()
+        return False
+    with suppress(OSError):
+        renewed = os.stat(lock.lock_file).st_mtime
+        return not isinstance(lock, SoftFileLease) or time.time() - renewed < LEASE
+    return False
+
+
+def _lines(holder: Path) -> list[str]:
+    """Who holds a lock, the name of the run, and since when; empty where it is not known."""
+    try:
+        return [*holder.read_text().splitlines(), "", "", ""][:3]
     except OSError:
-        return ""
+        return ["", "", ""]
