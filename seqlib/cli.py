@@ -62,14 +62,23 @@ def cli(debug: bool):
 @WORKERS
 @click.option("--timeout", default=7200, show_default=True, type=click.IntRange(1, 10**6),
               help="Seconds a notebook may take.")
-def run(studies, profile, settings, output, workers, timeout):
+@click.option("--why", is_flag=True, help="Say what has changed since each page was made; execute "
+                                          "nothing.")
+@click.option("--force", is_flag=True, help="Make pages that are up to date, too.")
+def run(studies, profile, settings, output, workers, timeout, why, force):
     """Execute the notebooks of STUDIES (default: all) into the book.
 
     Pages whose inputs are unchanged are kept."""
     from seqlib import pages
 
     planned = pages.plan(list(dict.fromkeys(studies)), profile, list(settings), output)
-    done = {page.name for page in pages.run(planned, workers, timeout)}
+    if why:
+        for page in pages.with_ledger(planned):
+            reasons = page.why()
+            click.echo("\n  ".join([f"{page.name}: {'would be made' if reasons else 'up to date'}",
+                                    *reasons]))
+        return
+    done = {page.name for page in pages.run(planned, workers, timeout, force=force)}
     for page in planned:
         click.echo(f"{'executed' if page.name in done else 'up to date'}: {page.output}")
 

@@ -3,7 +3,8 @@ has changed, never half a page.
 
 A page's inputs are its notebook and parameters, the package's code, the archive, the installed
 packages and where data come from. Their digest stands in the page; while it is the same, the page
-is not executed again. A run that fails leaves the previous page in place.
+is not executed again. What they were, one by one, is in a file beside it. A run that fails leaves
+the previous page in place.
 """
 
 import ast
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,7 @@ from seqlib.store import ROOT, Store, scratch, write_atomically
 
 LEDGER = "claims"  # the page of all verdicts; it has no parameters
 PROFILES = ("quick", "smoke")
+LISTED = 8  # files that `why` names of those that have changed
 PAPERMILL = """
 import json, os, sys, threading
 
@@ -71,24 +74,81 @@ class Page:
         book = ROOT / "book" if self.name == LEDGER else ROOT / "book" / "studies"
         return (self.folder or book) / f"{self.name}.ipynb"
 
-    def inputs(self) -> str:
-        """Digest of all that the page depends on."""
+    @property
+    def made_of(self) -> Path:
+        """Where it is kept what the page of the book was made of, one by one."""
+        return self.output.with_name(f".{self.name}.inputs")
+
+    def inputs(self) -> dict[str, Any]:
+        """All that the page depends on: hashes of files by name, and values. The page has their
+        digest, and the file beside it what they were, for `seqlib run --why`."""
         package, archive = Path(__file__).parent, Store.archive().root
         code = [path for end in ("py", "yaml", "csv") for path in package.rglob(f"*.{end}")]
         records = archive.glob("*/*.json" if self.name == LEDGER else f"{self.name}/*.json")
-        files = [path for value in (own_values(self.notebook) | self.values).values()
+        values = own_values(self.notebook) | self.values
+        files = [path for value in values.values()
                  if isinstance(value, str) and (path := Path(value)).is_file()]
-        hashes = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-                  for path in [self.notebook, *sorted(code), *sorted(records), *files]]
         data = os.environ.get("SEQLIB_DATA", "")
-        return digest([self.values, hashes, versions(), data and str(Path(data).resolve())])
+        return {"notebook": _hashes([self.notebook], self.notebook.parent),
+                "parameter": self.values, "code": _hashes(code, package.parent),
+                "record": _hashes(records, archive), "file": _hashes(files),
+                "package": versions(),
+                "data": {"SEQLIB_DATA": data and str(Path(data).resolve())}}
+
+    def stamp(self) -> str | None:
+        """The digest of the inputs that the page in the book was made of; None without a page."""
+        if self.folder or not self.output.exists():
+            return None
+        return nbformat.read(self.output, 4).metadata.get("seqlib", {}).get("inputs", "")
 
     def fresh(self) -> bool:
         """Whether the page stands in the book, made of today's inputs."""
-        if self.folder or not self.output.exists():
-            return False
-        made_of = nbformat.read(self.output, 4).metadata.get("seqlib", {}).get("inputs")
-        return made_of == self.inputs()
+        stamp = self.stamp()
+        return stamp is not None and stamp == digest(self.inputs())
+
+    def why(self) -> list[str]:
+        """What has changed since the page was made, a line a kind of input; empty where nothing
+        has. Nothing is executed."""
+        stamp, now = self.stamp(), self.inputs()
+        if stamp is None:
+            return ["never made" if self.folder is None else "an --output is made each time"]
+        if stamp == digest(now):
+            return []
+        try:
+            before = json.loads(self.made_of.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if digest(before) != stamp:  # of an older seqlib, or copied without it
+            return [f"changed, but not known in what: {self.made_of.name} beside the page is "
+                    "missing or of another page"]
+        changes = [_change(kind, before.get(kind, {}), now[kind]) for kind in now]
+        return [change for change in changes if change]
+
+
+def _hashes(paths: Iterable[Path], root: Path | None = None) -> dict[str, str]:
+    """Of each file its sha256, shortened, by its path below `root`."""
+    return {(path.relative_to(root) if root else path).as_posix():
+            hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in sorted(paths)}
+
+
+def _change(kind: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """How one kind of input differs, in a line: files by name, records by number, and other things
+    with what they were and are. Empty where it does not."""
+    new, gone = now.keys() - before.keys(), before.keys() - now.keys()
+    changed = {name for name in now.keys() & before.keys() if now[name] != before[name]}
+    if not (new or gone or changed):
+        return ""
+    if kind == "record":
+        return f"records: {len(new)} new, {len(changed)} changed, {len(gone)} gone"
+    lines = []
+    for name in sorted(new | gone | changed):
+        if kind in ("notebook", "code", "file"):
+            lines.append(name + (" (new)" if name in new else " (gone)" if name in gone else ""))
+        else:
+            was, is_now = (side.get(name) or "not set" for side in (before, now))
+            lines.append(f"{name} {was} -> {is_now}")
+    more = [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+    return f"{kind}: {', '.join(lines[:LISTED] + more)}"
 
 
 def versions() -> dict[str, str]:
@@ -192,20 +252,20 @@ class Running:
 
 
 def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
-        quiet: bool = False) -> list[Page]:
-    """Execute the stale ones of `pages`. Where they are the book's, the page of all verdicts is one
-    of them, and the front page's table is written.
+        quiet: bool = False, force: bool = False) -> list[Page]:
+    """Execute the stale ones of `pages`, with `force` all. Where they are the book's, the page of
+    all verdicts is one of them, and the front page's table is written.
 
     Returns what was executed. Raises SeqlibError that names every page that failed, after all have
     been tried."""
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
     of_book = not any(page.folder for page in pages)
-    stale = [page for page in [*pages, *([Page(LEDGER)] if of_book else [])] if not page.fresh()]
+    stale = [page for page in with_ledger(pages) if force or not page.fresh()]
     with (ThreadPoolExecutor(max(1, workers)) as executor,
           tqdm(total=sum(len(_code_cells(page.notebook)) for page in stale), desc="pages",
                unit="cell", disable=quiet or not stale) as bar):
-        futures = {executor.submit(execute, page, threads, timeout, running): page
+        futures = {executor.submit(execute, page, threads, timeout, running, force): page
                    for page in stale}
         waiting = set(futures)
         try:
@@ -232,13 +292,18 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     return done
 
 
-def execute(page: Page, threads: int, timeout: float, running: Running) -> None:
+def with_ledger(pages: list[Page]) -> list[Page]:
+    """Pages, and where they are the book's that of all verdicts."""
+    return pages if any(page.folder for page in pages) else [*pages, Page(LEDGER)]
+
+
+def execute(page: Page, threads: int, timeout: float, running: Running, force: bool) -> None:
     """Run one notebook in a process of its own; move it into place when every cell has succeeded.
     Two runs never work on one page of the book at once."""
     page.output.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(page.output.with_name(f".{page.name}.lock"))
     with contextlib.nullcontext() if page.folder else lock:
-        if not page.fresh():  # another run may have made it meanwhile
+        if force or not page.fresh():  # another run may have made it meanwhile
             _execute(page, threads, timeout, running)
 
 
@@ -281,7 +346,8 @@ def _execute(page: Page, threads: int, timeout: float, running: Running) -> None
     notebook = nbformat.read(work, 4)
     if not page.folder:
         notebook = as_page(notebook)
-        notebook.metadata["seqlib"] = {"inputs": inputs}
+        notebook.metadata["seqlib"] = {"inputs": digest(inputs)}
+        write_atomically(page.made_of, json.dumps(inputs, ensure_ascii=False).encode())
     write_atomically(page.output, nbformat.writes(notebook).encode())
     shutil.rmtree(folder, ignore_errors=True)
 

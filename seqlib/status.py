@@ -92,8 +92,8 @@ def text(found: list[dict[str, Any]]) -> str:
         if row["store"] == "archive" and (runs := row["missing"] + row["underway"]):
             seconds, untold = row["seconds_left"], row["untold"]
             how = "time unknown" if seconds is None else (
-                f"{duration(seconds)} one after another"
-                + f" and {untold} of unknown time" * bool(untold))
+                f"{duration(seconds)} one after another" if not untold else
+                f"{duration(seconds)} for {runs - untold} of them, unknown for {untold}")
             lists["left"].append(f"{row['study']}: {runs} runs, {how}")
     parts = ["\n  ".join([f"{title}:", *lines]) for title, lines in lists.items() if lines]
     return "\n".join(parts)

@@ -110,6 +110,67 @@ def test_an_unchanged_page_is_kept_and_a_changed_input_makes_it_again(made):
     assert not list((small.root / "runs" / "pages").iterdir()), "work folders are left"
 
 
+def why(checkout, *arguments):
+    code, out, err = run(checkout, "--why", *arguments)
+    assert code == 0, err
+    return out
+
+
+def test_why_names_every_kind_of_change_and_executes_nothing(made, tmp_path):
+    page, before = page_of(made), page_of(made).read_bytes()
+    assert why(made) == "airline: up to date\nclaims: up to date\n"
+    nbformat.write(notebook("3 + 3"), made.root / "notebooks" / "airline.ipynb")
+    folder = made.root / "results" / "airline"
+    folder.mkdir()
+    (folder / "accepted.json").write_text("{}")
+    out = why(made, "--set", "seeds=3")
+    mine, claims = out.split("claims: ")
+    assert mine.splitlines()[:3] == ["airline: would be made", "  notebook: airline.ipynb",
+                                     "  parameter: seeds 1 -> 3"]
+    assert "  records: 1 new, 0 changed, 0 gone" in mine and "1 new" in claims
+    assert "notebook" not in claims
+    assert page.read_bytes() == before, "something was executed"
+
+
+def test_a_page_without_its_list_and_one_that_was_never_made_are_told_apart(made, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", made.root)
+    monkeypatch.setenv("SEQLIB_RESULTS", str(made.root / "results"))
+    [page], [other] = (pages.plan(["airline"], "smoke", more) for more in ([], ["seeds=3"]))
+    assert page.why() == [] and other.why() == ["parameter: seeds 1 -> 3"]
+    page.made_of.unlink()
+    assert page.why() == [] and ".airline.inputs beside the page is missing" in other.why()[0]
+    page_of(made).unlink()
+    assert page.why() == ["never made"]
+
+
+def test_changes_are_named_by_file_version_and_number(made, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", made.root)
+    page = pages.Page("airline", {})
+    now = page.inputs()
+    files = {name: "0" * 16 for name in list(now["code"])[:12]}
+    was = {**now, "code": {**now["code"], **files, "seqlib/gone.py": "1"},
+           "package": {**now["package"], "torch": "1.0"}, "data": {"SEQLIB_DATA": "/there"},
+           "record": {"airline/a.json": "1"}}
+    del was["package"]["numpy"]
+    made_page = nbformat.read(page.output, 4)
+    made_page.metadata["seqlib"] = {"inputs": pages.digest(was)}
+    nbformat.write(made_page, page.output)
+    page.made_of.write_text(pages.json.dumps(was))
+    code, records, packages, data = page.why()
+    assert code.startswith("code: seqlib/") and code.endswith("and 5 more")
+    assert records == f"records: {len(now['record'])} new, 0 changed, 1 gone"
+    assert f"torch 1.0 -> {now['package']['torch']}" in packages
+    assert f"numpy not set -> {now['package']['numpy']}" in packages
+    assert data.startswith("data: SEQLIB_DATA /there -> ")
+    assert page.output.exists() and page.why() == page.why()
+
+
+def test_force_makes_a_page_that_is_up_to_date(made):
+    before = page_of(made).stat().st_mtime_ns
+    code, out, err = run(made, "--force")
+    assert code == 0 and "executed" in out and page_of(made).stat().st_mtime_ns != before, err
+
+
 def test_an_output_folder_takes_the_notebook_as_executed_and_leaves_the_book_alone(small):
     for rate in ("1e-3", "1e-4"):
         code, _, err = run(small, "--set", f"lr={rate}", "--output", str(small.root / rate))
