@@ -1,6 +1,7 @@
 """How long runs will take, by the records of runs with the same settings and other seeds; and the
 bar that shows it."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from statistics import fmean
@@ -69,12 +70,14 @@ class Times:
 
 class Bar(tqdm):
     """tqdm's bar, whose time left is what `seconds_left` says, or, where that is None, its own
-    estimate. A `disable` of None is what TQDM_DISABLE says, as in a page that is made."""
+    estimate."""
 
     seconds_left: Callable[[], float | None] = staticmethod(lambda: None)
 
-    def __init__(self, *given: Any, disable: bool | None, **options: Any):
-        super().__init__(*given, **options, **({} if disable is None else {"disable": disable}))
+    def __init__(self, *given: Any, disable: bool = False, **options: Any):
+        # tqdm reads the variable too, and for a notebook's bar alone forgets it
+        wanted = os.environ.get("TQDM_DISABLE", "0") in ("", "0")
+        super().__init__(*given, disable=disable or not wanted, **options)
 
     @property
     def format_dict(self) -> dict[str, Any]:

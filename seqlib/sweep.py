@@ -147,7 +147,7 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
     began, before = time.monotonic(), len(trained)
     try:
         with Bar(total=len(known), initial=len(known) - len(missing), desc=specs[0].study,
-                 unit="run", disable=True if quiet or not missing else None) as bar:
+                 unit="run", disable=quiet or not missing) as bar:
             under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
                                fail_fast, {spec.key: settings(spec) for spec in missing})
             shows = not bar.disable

@@ -59,12 +59,17 @@ def test_a_damaged_record_that_was_looked_at_stays_where_it_is():
     assert path.read_text() == "{}"
 
 
-def test_where_no_bar_is_wanted_one_line_is_logged(checkout):
+def test_where_no_bar_is_wanted_one_line_is_logged(tmp_path, capsys, monkeypatch, caplog):
     """As in the kernel of a page, which shows no log and says it in a sentence of its own."""
-    runs = ("sweep", "airline", "baselines", "--set", "epochs=2", "--arms", "naive,ridge-ar12")
-    code, out, err = checkout.seqlib(*runs, TQDM_DISABLE="1")
-    assert code == 0 and "2 of them new" in out and "%|" not in err
-    assert re.fullmatch(r"seqlib: airline: trained 2 of 2 runs in \d+ s, found 0\n", err)
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    store = Store(tmp_path / "store")
+    sweep(SPECS[:1], store, quiet=True)
+    with caplog.at_level("INFO", "seqlib"):
+        sweep(SPECS[:3], store)
+        sweep(SPECS[:3], store)  # nothing to do, nothing to say
+    [said] = caplog.messages
+    assert re.fullmatch(r"airline: trained 2 of 2 runs in \d+ s, found 1", said)
+    assert "airline" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seconds, text", [(40.4, "40 s"), (720, "12 min"), (12000, "3 h 20 min")])
