@@ -149,11 +149,11 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
         with Bar(total=len(known), initial=len(known) - len(missing), desc=specs[0].study,
                  unit="run", disable=quiet or not missing) as bar:
             under_way = _Sweep(store, executor or ours, workers, bar, known, trained, counts,
-                               fail_fast, {spec.key: settings(spec) for spec in missing})
+                               fail_fast, {spec.key: (settings(spec), i) for i, group
+                                           in enumerate(groups) for spec in group})
             shows = not bar.disable
             if shows:
-                nodes = client and client.scheduler_info()["workers"]
-                under_way.expect(missing, len(nodes) if client else workers)
+                under_way.expect(missing, len(client.nthreads()) if client else workers)
             left = under_way.groups(groups, wait_for_locks=False)
             while left:
                 left = under_way.groups(left, wait_for_locks=True)
@@ -182,7 +182,7 @@ def _counted(record: Record | None, counts: Callable[[Record], bool]) -> Record 
 @dataclass
 class _Sweep:
     """One sweep under way; `known` maps each key to its record or None, `left` each that is
-    to be trained to its settings."""
+    to be trained to its settings and the number of its group."""
 
     store: Store
     executor: Executor
@@ -192,14 +192,14 @@ class _Sweep:
     trained: list[Record]
     counts: Callable[[Record], bool]
     fail_fast: bool
-    left: dict[str, str]
+    left: dict[str, tuple[str, int]]
     failures: list[Failure] = field(default_factory=list)
     times: Times = field(default_factory=Times)
     pace: tuple[float, float] = (0.0, 0.0)  # seconds of runs that ended here, and as expected
     at: float = 0.0  # when the last of them ended
 
     def expect(self, missing: list[Spec], at_once: int) -> None:
-        """Let the bar say how long the rest will take, of which `at_once` runs go on at a time."""
+        """Let the bar say how long the rest takes, of which `at_once` groups go on at a time."""
         self.at = time.monotonic()
         for record in filter(None, self.known.values()):
             self.times.add(record)
@@ -207,13 +207,14 @@ class _Sweep:
         self.times.look(missing, stores.values())
 
         def seconds_left() -> float | None:
-            each = [(self.times.of(one), runs) for one, runs in Counter(self.left.values()).items()]
+            counts = Counter(alike for alike, _ in self.left.values())
+            each = [(self.times.of(alike), runs) for alike, runs in counts.items()]
             if any(seconds is None for seconds, _ in each):
                 return None
             here, expected = self.pace
             total = sum(seconds * runs for seconds, runs in each)
             total *= here / expected if expected else 1
-            at_a_time = max(1, min(at_once, len(self.left)))
+            at_a_time = max(1, min(at_once, len({group for _, group in self.left.values()})))
             return max(0.0, total / at_a_time - (time.monotonic() - self.at))
 
         self.bar.seconds_left = seconds_left

@@ -2,6 +2,7 @@
 sweep without a bar."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -41,6 +42,16 @@ def test_without_such_records_the_estimate_is_that_of_tqdm(tmp_path, capsys):
     put(Store.archive(), AirlineSpec(arm="rope", seed=7, epochs=1), 7200)  # none of `learned`
     sweep(SPECS, Store(tmp_path / "store"))
     assert "<?" in shown(capsys)[0]
+
+
+def test_runs_that_train_together_are_one_piece_of_work_for_several_workers(tmp_path, capsys):
+    for arm in ("rope", "learned"):
+        put(Store.live(), AirlineSpec(arm=arm, seed=7, epochs=1), 7200)
+    with ThreadPoolExecutor(1) as executor:
+        sweep(SPECS[:3], Store(tmp_path / "store"), executor, workers=2)
+        assert re.search(r"<(6:00:00|5:59:5\d)", capsys.readouterr().err), "one has nothing to do"
+        sweep(SPECS, Store(tmp_path / "other"), executor, workers=2)
+        assert re.search(r"<(6:00:00|5:59:5\d)", capsys.readouterr().err), "both have"
 
 
 def test_seeds_that_trained_together_share_the_clock_and_a_resumed_run_does_not_tell(tmp_path):
