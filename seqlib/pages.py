@@ -196,6 +196,8 @@ def plan(names: list[str], profile: str, settings: list[str],
                 raise nearest(f"parameter of {name}", parameter, known)
         plans.check_parameters(name, changed)
         values = (smoke(name, known) if profile == "smoke" else {}) | changed
+        if "device" in known and os.environ.get(devices.VARIABLE):
+            values = {"device": "auto"} | values
         pages.append(Page(name, values, Path(output).absolute() if output else None))
     return pages
 

@@ -37,7 +37,7 @@ def rows() -> list[dict[str, Any]]:
                 "study": name, "store": label, "records": len(keys),
                 "missing": len(planned.keys() - keys) if archive else "",
                 "underway": len(underway.keys() - keys) if archive else "",
-                "unplanned": len(keys - {*planned, *underway}) if archive else "",
+                "unplanned": len(keys - plan.recorded(name).keys()) if archive else "",
                 "older_code": sum(not kind.current(record) for record in records[label]),
                 "failed": "" if archive else len(failures),
                 "damaged": len(list((store.root / name).glob("*.damaged"))),

@@ -20,6 +20,7 @@ from seqlib.errors import UsageError
 from seqlib.models import stacked
 from seqlib.models.experts import Experts
 from seqlib.models.forecast import RecurrentForecaster
+from seqlib.studies.attention_search import texts
 from seqlib.studies.gpt2 import tune
 from seqlib.studies.shakespeare import evaluate
 
@@ -33,7 +34,8 @@ SHORT = {
                          "arm": ["baseline", "lora_small", "enhanced_small", "rope_only",
                                  "fair-LQ", "fair-RP"]},
     "gpt2": {"steps": 2, "context": 16, "batch": 2, "base": "tiny-random", "text": "lorem",
-             "arm": ["full", "lora", "lora-all", "dora"], "lr": 1e-3},
+             "arm": ["full", "lora", "lora-all", "dora"], "lr": 1e-3,
+             "stage": "grid"},  # nothing is saved
 }
 
 
@@ -50,7 +52,9 @@ def elsewhere(monkeypatch):
         monkeypatch.setattr(optimizer, "__init__", lambda self, *args, fused=None, **more:
                             original(self, *args, **more))
 
-    tensor, bincount = torch.Tensor, torch.bincount
+    tensor, bincount, allclose = torch.Tensor, torch.bincount, torch.allclose
+    monkeypatch.setattr(torch, "allclose", lambda a, b, **more: (
+        a.device == META or allclose(a, b, **more)))
     monkeypatch.setattr(devices, "place", lambda kind: META if kind == "mps" else HERE)
     read(tensor, "cpu", lambda t: torch.ones_like(t, device=HERE))
     for name, value in ("item", 1.0), ("__float__", 1.0), ("__int__", 1), ("__bool__", True):
@@ -84,6 +88,7 @@ def elsewhere(monkeypatch):
 @pytest.fixture
 def little_text(monkeypatch):
     """Evaluations on little text, since operations on `meta` are slow."""
+    monkeypatch.setattr(texts, "VALIDATION", 64)
     generate, loss_given = evaluate.generate, evaluate.loss_given
     monkeypatch.setattr(evaluate, "generate", lambda model, prompt, length, *more, **named:
                         generate(model, prompt, 2, *more, **named))
