@@ -1,4 +1,4 @@
-# make book | reports | test | lab. Each sets up .venv first, from pyproject.toml and constraints.txt.
+# make book | reports | test | test-gpu | lab. Each sets up .venv first, from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
 VARIES := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
@@ -6,7 +6,7 @@ STRIP := $(BIN)/nbstripout --keep-id --extra-keys "$(VARIES:%=metadata.language_
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book reports test lab clean
+.PHONY: book reports test test-gpu lab clean
 
 book: .venv/installed
 	$(BIN)/seqlib run --workers 2
@@ -22,6 +22,10 @@ reports: .venv/installed
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest
+
+# On a machine with a CUDA card: each study trains on it, and is compared with the processor.
+test-gpu: .venv/installed
+	$(BIN)/python -m pytest -n0 -rs tests/test_gpu.py
 
 # Jupyter refuses to run as root unless it is told to. In a clone, git sees no outputs.
 lab: .venv/installed

@@ -27,6 +27,8 @@ def parse_names(context, option, text: str | None) -> list[str] | None:
 
 
 ARMS = click.option("--arms", callback=parse_names, help="Only these arms, separated by commas.")
+DEVICE = click.option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps. Short for "
+                                       "--set device=...; default: SEQLIB_DEVICE, or cpu.")
 WORKERS = click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256),
                        help="Processes at once; they share the cores.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -60,18 +62,20 @@ def cli(debug: bool):
 @click.option("--output", type=click.Path(file_okay=False),
               help="A folder for the executed notebooks, instead of the book.")
 @WORKERS
+@DEVICE
 @click.option("--timeout", default=7200, show_default=True, type=click.IntRange(1, 10**6),
               help="Seconds a notebook may take.")
 @click.option("--why", is_flag=True, help="Say what has changed since each page was made; execute "
                                           "nothing.")
 @click.option("--force", is_flag=True, help="Make pages that are up to date, too.")
-def run(studies, profile, settings, output, workers, timeout, why, force):
+def run(studies, profile, settings, output, workers, device, timeout, why, force):
     """Execute the notebooks of STUDIES (default: all) into the book.
 
     Pages whose inputs are unchanged are kept."""
     from seqlib import pages
 
-    planned = pages.plan(list(dict.fromkeys(studies)), profile, list(settings), output)
+    settings = [*settings, *([f"device={device}"] if device else [])]
+    planned = pages.plan(list(dict.fromkeys(studies)), profile, settings, output)
     if why:
         for page in pages.with_ledger(planned):
             reasons = page.why()
@@ -132,6 +136,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, list]:
 @click.option("--set", "settings", multiple=True, metavar="NAME=V1,V2",
               help="Set a field otherwise, each value in turn.")
 @WORKERS
+@DEVICE
 @click.option("--redo-older", is_flag=True,
               help="Train again what other code recorded, and replace it.")
 @click.option("--shard", callback=parse_shard, metavar="I/N",
@@ -139,7 +144,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, list]:
 @click.option("--scheduler", metavar="ADDRESS",
               help="Train on the workers of this Dask cluster, such as tcp://HOST:8786.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first run that fails.")
-def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older, shard,
+def sweep(name, experiments, profile, arms, seeds, settings, workers, device, redo_older, shard,
           scheduler, fail_fast):
     """Train the runs of a study's EXPERIMENTS (see plan.yaml; default: the whole archive), without
     a notebook.
@@ -157,6 +162,7 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, redo_older
         raise UsageError("--profile names experiments, and so does EXPERIMENTS; leave one out")
     if not experiments:
         experiments = {"smoke": ["smoke"], "quick": ["live"]}.get(profile, plan.of_archive(name))
+    settings = [*settings, *([f"device={device}"] if device else [])]
     what, changes = f"{name} {' '.join(experiments)}", parse_settings(settings)
 
     def runs(changes: dict) -> list:
@@ -236,42 +242,51 @@ def merge(folders, into, as_json):
 
 
 @cli.command(epilog="Example: seqlib verify airline --arms lstm --sample 2")
-@click.argument("name", metavar="STUDY")
+@click.argument("names", metavar="STUDY...", nargs=-1)
+@click.option("--all-studies", is_flag=True, help="Every study, instead of STUDY.")
 @ARMS
 @click.option("--sample", default=1, show_default=True, type=click.IntRange(1, 1000),
               help="Archived runs of every arm.")
 @click.option("--accept", is_flag=True,
               help="Compare with the code of --against, and let its records count as current.")
-@click.option("--experiment", help="With --accept: the runs of this experiment, such as check, "
-                                   "instead of archived ones.")
+@click.option("--experiment", help="The runs of this experiment instead of a sample; with --accept "
+                                   "also one that is not archived, such as check.")
 @click.option("--against", metavar="COMMIT", help="Train them with the code of this commit too; "
                                                    "with --accept by default HEAD.")
 @JSON
-def verify(name, arms, sample, experiment, accept, against, as_json):
+def verify(names, all_studies, arms, sample, experiment, accept, against, as_json):
     """Train archived runs again with today's code, and show every figure that differs. On another
     kind of processor last bits differ: --against tells that from a change of code.
 
     With --accept the code of an older commit and today's train the same runs here; where all agree
     to the bit, records of the older code count as current, with this evidence in
     results/STUDY/accepted.json."""
-    from seqlib import provenance
+    from seqlib import plan, provenance, study
     from seqlib import verify as checks
 
     if "" in (experiment, against):
         raise UsageError("--experiment and --against want a name")
-    if not accept and experiment:
-        raise UsageError("--experiment goes with --accept")
+    if bool(names) == all_studies:
+        raise UsageError("verify wants a STUDY, or --all-studies")
+    if all_studies and (arms or experiment):
+        raise UsageError("--arms and --experiment belong to one study; name it")
     commit = checks.commit_of(against or "HEAD") if accept or against else ""
-    specs = checks.sample(name, arms, sample, experiment)
-    if accept:
-        rows = checks.compare_code(name, specs, commit)
-        counted = checks.accept(name, rows, commit, provenance.machine())
-        click.echo(f"accepted: {counted['runs']} runs of {counted['arms']} arms agree to the bit",
-                   err=True)
-    else:
-        rows = checks.check(name, specs, commit)
-        click.echo(f"kept for the claims page: {checks.keep(name, rows, provenance.machine())}",
-                   err=True)
+    rows = []
+    for name in study.names() if all_studies else dict.fromkeys(names):
+        if experiment and not accept and experiment not in plan.of_archive(name):
+            raise UsageError(f"--experiment {experiment}: {name} has no archived runs of that name "
+                             "to compare with; with --accept any experiment goes")
+        specs = checks.sample(name, arms, sample, experiment)
+        if accept:
+            found = checks.compare_code(name, specs, commit)
+            counted = checks.accept(name, found, commit, provenance.machine())
+            click.echo(f"accepted: {counted['runs']} runs of {counted['arms']} arms agree to the "
+                       "bit", err=True)
+        else:
+            found = checks.check(name, specs, commit)
+            path = checks.keep(name, found, provenance.machine(), provenance.threads())
+            click.echo(f"kept for the claims page: {path}", err=True)
+        rows += [{"study": name, **row} for row in found]
     show(rows, as_json)
     if any(row["outcome"] == "off" for row in rows):
         sys.exit(1)

@@ -27,7 +27,7 @@ def use(text: str) -> None:
 def kind(text: str) -> str:
     """`cpu`, `cuda` or `mps` of a device's name; `auto` is the one that SEQLIB_DEVICE names, else
     the best that torch has here. Raises UsageError on anything else."""
-    named = os.environ.get(VARIABLE, "auto") if text == "auto" else text
+    named = (os.environ.get(VARIABLE) or "auto") if text == "auto" else text
     if named == "auto":
         import torch
 

@@ -32,7 +32,7 @@ from filelock import FileLock
 from nbformat import NotebookNode
 from tqdm import tqdm
 
-from seqlib import ledger, yamls
+from seqlib import devices, ledger, yamls
 from seqlib import plan as plans
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, UsageError, nearest
@@ -197,7 +197,7 @@ def plan(names: list[str], profile: str, settings: list[str],
         plans.check_parameters(name, changed)
         values = (smoke(name, known) if profile == "smoke" else {}) | changed
         if "device" in known and os.environ.get(devices.VARIABLE):
-            values = {"device": "auto"} | values
+            values = {"device": devices.kind("auto")} | values
         pages.append(Page(name, values, Path(output).absolute() if output else None))
     return pages
 

@@ -44,6 +44,13 @@ def machine() -> dict[str, str | int | None]:
             "python": platform.python_version()}
 
 
+def threads() -> int:
+    """Threads that torch computes on here."""
+    import torch
+
+    return torch.get_num_threads()
+
+
 def peak_rss_mb() -> float:
     """Peak resident memory of this process so far, MiB."""
     status = Path("/proc/self/status")
@@ -69,8 +76,6 @@ def reset_peak_rss() -> None:
 def provenance(code_hash: str, **more) -> dict:
     """Where a record comes from, JSON-ready. `code_hash` is the arm's fingerprint; `more` adds
     facts, and `versions` of further packages."""
-    import torch
-
     versions = {name: version(name) for name in PACKAGES} | more.pop("versions", {})
     return {"git": git_state(), "code_hash": code_hash, "machine": machine(), "versions": versions,
-            "threads": torch.get_num_threads(), **more}
+            "threads": threads(), **more}

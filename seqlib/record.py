@@ -6,7 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
 
 from seqlib import devices
 from seqlib.errors import nearest
@@ -49,6 +56,13 @@ class Spec(BaseModel):
     arm: str
     seed: int = Field(0, ge=0, lt=2**31)
     device: Annotated[Literal[devices.KINDS], BeforeValidator(devices.kind)] = later("cpu")
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_negative_zero(cls, values: Any) -> Any:
+        """-0.0 as 0.0: they are equal, and would have two keys."""
+        return {name: value + 0.0 if isinstance(value, float) else value
+                for name, value in values.items()} if isinstance(values, dict) else values
 
     @property
     def key(self) -> str:

@@ -265,15 +265,22 @@ def accept(name: str, rows: list[dict[str, Any]], commit: str,
     return {"arms": len(runs), "runs": len(rows)}
 
 
-def keep(name: str, rows: list[dict[str, Any]], machine: dict[str, Any]) -> Path:
-    """Write the outcome of `check`, which the site shows."""
+def keep(name: str, rows: list[dict[str, Any]], machine: dict[str, Any], threads: int) -> Path:
+    """Write the outcome of `check`, which the site shows, beside those of other processors, Pythons
+    and numbers of threads; the last of each stays."""
     path = Store.archive().root / name / VERIFIED
-    kept = {"date": date.today().isoformat(), "machine": machine, "runs": rows}
-    write_atomically(path, json.dumps(kept, indent=1).encode())
+    new = {"date": date.today().isoformat(), "machine": machine, "threads": threads, "runs": rows}
+
+    def where(one: dict[str, Any]) -> tuple:
+        return one["machine"]["cpu"], one["machine"]["python"], one["threads"]
+
+    others = [one for one in kept(name) if where(one) != where(new)]
+    text = json.dumps(sorted([*others, new], key=where), indent=1)
+    write_atomically(path, (text + "\n").encode())
     return path
 
 
-def kept(name: str) -> dict[str, Any]:
-    """The outcome that `keep` wrote last: date, machine, runs; empty where there is none."""
+def kept(name: str) -> list[dict[str, Any]]:
+    """What `keep` wrote of a study: date, machine, threads and runs of each."""
     path = Store.archive().root / name / VERIFIED
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text()) if path.exists() else []

@@ -120,6 +120,22 @@ def test_a_tensor_on_the_wrong_device_fails(elsewhere, little_text, monkeypatch)
         seqlib.train("shakespeare", "smoke", device="mps", seed=1, arm="lstm")
 
 
+def test_bfloat16_trains_as_float32_does(little_text):
+    """Its first loss is the same to bfloat16's rounding; later ones too, as autocast keeps no copy
+    of the weights from one step to the next."""
+    settings = {**SHORT["attention_search"], "steps": 12, "batch": 4, "lr": 3e-3, "seed": 1}
+    runs = seqlib.train("attention_search", "smoke", precision=["float32", "bfloat16"], **settings)
+    losses = seqlib.curves("attention_search", "train_loss", runs=runs)
+    losses = losses.merge(runs[["key", "precision"]], on="key")
+    whole, half = (losses[losses.precision == name].set_index(["arm", "x"]).value
+                   for name in ("float32", "bfloat16"))
+    fallen = whole.xs(0, level="x") - whole.xs(11, level="x")
+    apart = (half - whole).abs()
+    assert apart.xs(0, level="x").max() < 0.01
+    assert (apart.xs(11, level="x") < 0.15 * fallen).all()
+    assert (half != whole).any()
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_the_plain_layers_equal_the_kernels(cell):
     torch.manual_seed(0)

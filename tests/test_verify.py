@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from seqlib import accepted, plan, study, verify
+from seqlib import accepted, cli, plan, study, verify
 from seqlib.errors import SeqlibError, UsageError
 from seqlib.store import Store, write_atomically
 from seqlib.sweep import sweep
@@ -49,6 +49,35 @@ def test_what_another_machine_does_is_told_from_a_change_of_code(archive, monkey
         [row] = verify.check("airline", archive[:1], "a commit")
         assert row["outcome"] == outcome
         assert row["older_code_here"] == pytest.approx(1 - 1 / 1.1 if older is record else 0)
+
+
+def test_the_outcomes_of_several_machines_stay_side_by_side():
+    rows = [{"outcome": "to the bit"}]
+    here = {"cpu": "A", "python": "3.11.7"}
+    for machine, threads in (here, 1), (here, 2), (here | {"python": "3.12.1"}, 2), (here, 2):
+        verify.keep("airline", rows, machine, threads)
+    kept = verify.kept("airline")
+    assert [(one["machine"]["python"], one["threads"]) for one in kept] == [
+        ("3.11.7", 1), ("3.11.7", 2), ("3.12.1", 2)]
+    assert verify.kept("gpt2") == []
+
+
+def test_the_command_takes_one_study_several_or_all(archive, capsys, monkeypatch):
+    done = []
+    monkeypatch.setattr(verify, "sample", lambda name, *given: done.append(name) or archive)
+    monkeypatch.setattr(verify, "check", lambda name, *given: [
+        {"arm": "lstm", "seed": 0, "outcome": "to the bit", "metrics": 1, "differ": 0}])
+    cli.main(["verify", "--all-studies", "--sample", "3", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert done == study.names() == [row["study"] for row in rows]
+    cli.main(["verify", "airline", "gpt2"])
+    assert done[-2:] == ["airline", "gpt2"]
+    for wrong in (["verify"], ["verify", "airline", "--all-studies"],
+                  ["verify", "--all-studies", "--arms", "lstm"],
+                  ["verify", "airline", "--experiment", "check"]):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(wrong)
+        assert ended.value.code == 2
 
 
 def test_what_no_two_runs_share_is_left_out():

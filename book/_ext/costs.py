@@ -1,4 +1,7 @@
-"""{costs}: what the archive of each study has taken, a row a study, from its records."""
+"""From the archive's records, a row a study. {costs}: what they have taken. {provenance}: on which
+processors and with which versions they were made."""
+
+from collections import Counter
 
 from docutils import nodes
 from docutils.statemachine import StringList
@@ -11,11 +14,13 @@ HEAD = ("Study", "runs", "core hours", "longest run, minutes", "memory of a run,
         "records, MiB")
 
 
+MADE = ("Study", "records", "processors", "Python", "torch", "with uncommitted changes")
 PAGE = "book/operate"
 
 
 def setup(app):
     app.add_directive("costs", Costs)
+    app.add_directive("provenance", Provenance)
     app.connect("env-get-outdated", page_to_read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -55,9 +60,31 @@ def table(store):
     return lines if len(lines) > 2 else ["*There are no records here.*"]
 
 
+def origins(store):
+    """Where the records of all studies come from, as Markdown."""
+    lines = [f"| {' | '.join(MADE)} |", "|---|---:|---|---|---|---:|"]
+    for name in study.names():
+        sources = [record.provenance for record in store.records(name)]
+        counts = [Counter(source["machine"]["cpu"] for source in sources),
+                  Counter(source["machine"]["python"] for source in sources),
+                  Counter(source["versions"]["torch"] for source in sources)]
+        cells = [", ".join(f"{what} ({n:,})" if len(count) > 1 else what
+                           for what, n in count.most_common()) for count in counts]
+        dirty = sum(bool(source["git"]["dirty"]) for source in sources)
+        if sources:
+            lines.append(f"| {name} | {len(sources):,} | {' | '.join(cells)} | {dirty:,} |")
+    return lines if len(lines) > 2 else ["*There are no records here.*"]
+
+
 class Costs(SphinxDirective):
+    lines = staticmethod(table)
+
     def run(self):
-        lines = StringList(table(Store.archive()), "costs")
+        lines = StringList(self.lines(Store.archive()), self.name)
         whole = nodes.container()
         self.state.nested_parse(lines, self.content_offset, whole)
         return whole.children
+
+
+class Provenance(Costs):
+    lines = staticmethod(origins)
