@@ -300,6 +300,9 @@ def _path(name: str) -> Path:
 
 def _plan(name: str) -> dict[str, Any]:
     plan = yamls.read(_path(name))
-    if not isinstance(plan, dict) or not all(isinstance(experiment, str) for experiment in plan):
-        raise UsageError(f"{_path(name)}: wants named experiments, got {short(plan)}")
+    if not isinstance(plan, dict) or not all(
+            isinstance(experiment, str) and re.fullmatch(r"[\w.-]+", experiment)
+            for experiment in plan):
+        raise UsageError(f"{_path(name)}: wants named experiments (letters, digits, `-`, `_`, `.`),"
+                         f" got {short(plan)}")
     return plan

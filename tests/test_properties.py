@@ -282,6 +282,7 @@ def check_plan(name, text, path):
 @each_study
 @tried(60)
 @given(value=PLANS | VALUES)
+@example(value={"\n": []})
 def test_a_plan_gives_specs_or_a_usage_error(name, value, folder):
     check_plan(name, written(value), folder() / "plan.yaml")
 

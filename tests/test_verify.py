@@ -138,7 +138,8 @@ def older(root):
 
 def test_code_that_makes_the_same_figures_is_accepted_with_its_evidence(project):
     assert older(project) == 0
-    draw = "{0} = torch.rand(batch, length, generator=generator)\n    return {0}, {0}[:, 0]"
+    draw = ("{0} = torch.rand(batch, run.spec.length, generator=run.rng(*stream)).to(run.device)\n"
+            "    return {0}, {0}[:, 0]")
     edit(project, "__init__.py", draw.format("x"), draw.format("values"))
     assert older(project) == 2
     done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--json")
