@@ -160,7 +160,8 @@ def test_a_mean_has_its_interval_and_few_values_their_range():
 def test_a_live_run_says_in_what_it_differs_from_the_archive():
     archive = pd.DataFrame({
         "study": "airline", "arm": ["lstm"] * 3, "seed": range(3), "epochs": 150, "batch": 16,
-        "device": "cpu", "lr": 1e-3, "protocol": "published", "engine": "stacked", "weight_decay": 1e-5})
+        "device": "cpu", "lr": 1e-3, "protocol": "published", "engine": "stacked",
+        "weight_decay": 1e-5})
     assert "settings and seeds" in show.differs(archive, archive)
     told = show.differs(archive[:2].assign(epochs=2), archive)
     assert told == "The live run has epochs 2 instead of 150; 2 seeds an arm instead of 3."
