@@ -57,7 +57,7 @@ def call(*arguments, capsys):
     (["verify", "airline", "--arms", "lstn"], "did you mean 'lstm'"),
     (["verify", "airline", "--arms", ","], "wants names"),
     (["verify", "airline", "--arms", "lstm"], "the archive has no such run of airline"),
-    (["verify", "airline", "--experiment", "check"], "--experiment goes with --accept"),
+    (["verify", "airline", "--experiment", "check"], "airline has no archived runs of that name"),
     (["verify", "airline", "--against", "no-such"], "--against no-such: no such commit"),
     (["verify", "airline", "--accept", "--experiment", "chek"], "did you mean 'check'"),
     (["verify", "airline", "--accept", "--experiment", "check", "--arms", "naiv"], "'naive'"),
