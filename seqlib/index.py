@@ -1,6 +1,6 @@
 """An index of a store's records, so that a frame need not read and verify thousands of files again.
 
-It is a cache and never the truth: SEQLIB_RUNS/index has a Parquet file a store and study, with a
+It is no truth: the cache (SEQLIB_CACHE) has a Parquet file a store and study of some size, with a
 row a record: the size and times of its file, and all that a frame needs, which is all but curves.
 A record whose file has the same size and times comes from there; any other is read and verified,
 and the index is written anew. A damaged one, and one that cannot be written, is ignored.
@@ -22,10 +22,12 @@ from pathlib import Path
 
 from seqlib.errors import SeqlibError
 from seqlib.record import SCHEMA_VERSION, Record, digest
-from seqlib.store import Store, scratch, write_atomically
+from seqlib.sources import cache
+from seqlib.store import Store, write_atomically
 
 FORMAT = 1  # raise it when the columns change, or when a record is verified more strictly
 COLUMNS = ("key", "size", "mtime", "ctime", "head")
+WORTH = 256  # records from which on an index saves time
 SETTLED = 2.0  # seconds; two changes within one tick of a file system's clock have the same time
 
 
@@ -49,8 +51,8 @@ def heads(store: Store, study: str, keys: Iterable[str]) -> list[Record]:
         spec, metrics, provenance = json.loads(row[-1])
         found.append(Record.model_construct(
             spec=spec, key=key, metrics=metrics, provenance=provenance))
-    if changed:
-        with suppress(SeqlibError):  # as in a scratch folder that is read only
+    if changed and len(rows) >= WORTH:
+        with suppress(SeqlibError):  # as in a cache that is read only
             others = {key: row for key, row in _load(path).items() if key not in keys}
             _save(path, others | rows)
     return found
@@ -59,7 +61,7 @@ def heads(store: Store, study: str, keys: Iterable[str]) -> list[Record]:
 def path_of(store: Store, study: str) -> Path:
     """The index of a study's records in a store."""
     what = digest([str(store.root.resolve()), study, FORMAT, SCHEMA_VERSION])
-    return scratch() / "index" / f"{study}-{what[:32]}.parquet"
+    return cache() / "index" / f"{study}-{what[:32]}.parquet"
 
 
 def _load(path: Path, keys: Iterable[str] | None = None) -> dict[str, tuple]:

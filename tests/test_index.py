@@ -29,8 +29,11 @@ def store(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def settled(monkeypatch):
-    """Files count as settled at once, or no test's record would get into an index."""
+def settled(monkeypatch, tmp_path):
+    """Files count as settled at once, and few are enough, or no test's record would get into an
+    index."""
+    monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "WORTH", 1)
     monkeypatch.setattr(index, "SETTLED", -60.0)
 
 
@@ -150,6 +153,12 @@ def test_a_record_just_written_is_read_until_its_time_tells_changes_apart(store,
     read.clear()
     frame_of(store)
     assert read == KEYS and not index.path_of(store, "airline").exists()
+
+
+def test_a_store_of_few_records_has_no_index(store, monkeypatch):
+    monkeypatch.setattr(index, "WORTH", len(KEYS) + 1)
+    check(store)
+    assert not index.path_of(store, "airline").exists()
 
 
 @pytest.mark.parametrize("damage", [
