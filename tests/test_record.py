@@ -21,7 +21,7 @@ def test_key_is_the_hash_of_the_canonical_json_and_depends_on_every_field():
 
     assert spec.key == hashlib.sha256(text.encode()).hexdigest()
     changed = dict(arm="gru", seed=4, protocol="rolling", engine="loop", epochs=2, batch=8, lr=0.1,
-                   weight_decay=0.0)
+                   weight_decay=0.0, device="cuda")
     assert set(changed) | {"study"} == set(AirlineSpec.model_fields)
     keys = {AirlineSpec(**{"arm": "lstm", "seed": 3, name: value}).key
             for name, value in changed.items()}
