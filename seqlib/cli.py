@@ -34,6 +34,11 @@ WORKERS = click.option("--workers", default=1, show_default=True, type=click.Int
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def on_device(settings: Sequence[str], device: str | None) -> list[str]:
+    """What `--set` says, and the same of `--device`."""
+    return [*settings, *([f"device={device}"] if device else [])]
+
+
 def show(rows: list[dict], as_json: bool) -> None:
     """Print rows as JSON or as an aligned table."""
     if as_json:
@@ -74,8 +79,7 @@ def run(studies, profile, settings, output, workers, device, timeout, why, force
     Pages whose inputs are unchanged are kept."""
     from seqlib import pages
 
-    settings = [*settings, *([f"device={device}"] if device else [])]
-    planned = pages.plan(list(dict.fromkeys(studies)), profile, settings, output)
+    planned = pages.plan(list(dict.fromkeys(studies)), profile, on_device(settings, device), output)
     if why:
         for page in pages.with_ledger(planned):
             reasons = page.why()
@@ -162,8 +166,8 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, device, re
         raise UsageError("--profile names experiments, and so does EXPERIMENTS; leave one out")
     if not experiments:
         experiments = {"smoke": ["smoke"], "quick": ["live"]}.get(profile, plan.of_archive(name))
-    settings = [*settings, *([f"device={device}"] if device else [])]
-    what, changes = f"{name} {' '.join(experiments)}", parse_settings(settings)
+    changes = parse_settings(on_device(settings, device))
+    what = f"{name} {' '.join(experiments)}"
 
     def runs(changes: dict) -> list:
         found = [spec for one in experiments for spec in plan.overridden(name, one, changes, arms)]

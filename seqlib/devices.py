@@ -46,7 +46,7 @@ def place(kind: str) -> "torch.device":
     import torch
 
     device = torch.device(kind, card(kind))
-    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if kind == "cuda" and device.index >= torch.cuda.device_count():
         raise UsageError(f"device {device}: torch sees {torch.cuda.device_count()} CUDA cards "
                          f"here; name another device, or correct {VARIABLE}")
     if kind == "mps" and not torch.backends.mps.is_available():

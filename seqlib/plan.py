@@ -51,8 +51,13 @@ def of_archive(name: str) -> list[str]:
 
 def elsewhere(name: str) -> list[str]:
     """Names of the experiments that are declared for another device than the processor."""
-    return [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED
-            and any(grid.get("device", "cpu") != "cpu" for grid in grids(name, experiment))]
+    return list(_elsewhere(name, _path(name), _path(name).stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=64)
+def _elsewhere(name: str, path: Path, changed: int) -> tuple[str, ...]:
+    return tuple(experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED
+                 and any(grid.get("device", "cpu") != "cpu" for grid in grids(name, experiment)))
 
 
 def underway(name: str) -> list[str]:
