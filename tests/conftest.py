@@ -1,3 +1,4 @@
+import logging
 import os
 import shutil
 import signal
@@ -37,6 +38,16 @@ def own_stores(monkeypatch, tmp_path):
     """No test touches the project's stores."""
     monkeypatch.setenv("SEQLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("SEQLIB_RESULTS", str(tmp_path / "results"))
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """A command called in this process shows its log on an output that ends with its test."""
+    logger = logging.getLogger("seqlib")
+    before = logger.handlers[:], logger.level
+    yield
+    logger.handlers[:], level = before
+    logger.setLevel(level)
 
 
 @pytest.fixture
