@@ -34,11 +34,14 @@ class Arm:
 
 
 def attention_bias(intervention: str, window: int = 12) -> torch.Tensor | None:
-    """(T,) added to the last query's scores: `recent` is a slope of 1/2 per month back (ALiBi,
-    arXiv 2108.12409, section 3), `not-recent` forbids the last three months."""
+    """(T,) added to the last query's scores: `recent S` takes S nats for each month back (ALiBi,
+    arXiv 2108.12409, section 3), `not-recent N` forbids the last N months."""
+    if not intervention:
+        return None
+    kind, dose = intervention.split()
     back = torch.arange(window - 1, -1, -1.0)
-    return {"": None, "recent": -0.5 * back,
-            "not-recent": torch.where(back < 3, float("-inf"), 0.0)}[intervention]
+    return {"recent": -float(dose) * back,
+            "not-recent": torch.where(back < float(dose), float("-inf"), 0.0)}[kind]
 
 
 # a feed-forward width of 124 makes up for the learned table's 768 weights, to the rotary count
@@ -59,8 +62,13 @@ ARMS: dict[str, Arm | baselines.Baseline] = {
     "learned-nodropout": replace(_published["learned"], attention_dropout=0.0),
     "lstm-matched": Arm("lstm", 52),
     "gru-matched": Arm("gru", 60),
-    "rope-recent": replace(_published["rope"], intervention="recent"),
-    "learned-not-recent": replace(_published["learned"], intervention="not-recent"),
+    "rope-recent": replace(_published["rope"], intervention="recent 0.5"),
+    "learned-not-recent": replace(_published["learned"], intervention="not-recent 3"),
+    **{f"rope-recent-{slope}": replace(_published["rope"], intervention=f"recent {slope}")
+       for slope in (0.125, 0.25, 1, 2)},
+    **{f"learned-not-recent-{months}": replace(_published["learned"],
+                                               intervention=f"not-recent {months}")
+       for months in (1, 2, 6)},
     **{baseline.__name__.replace("_", "-"): baselines.Baseline(baseline)
        for baseline in baselines.FORECASTS},
 }
