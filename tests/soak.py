@@ -5,6 +5,7 @@ Processes are killed at random, workers and what sweeps alike, and the same comm
 until all is recorded. Prints how many records there are, how many were written twice, what was left
 over, and which processes outlived their parents."""
 
+import itertools
 import json
 import os
 import random
@@ -69,10 +70,10 @@ def command(folder: Path, runs: int, workers: int, scheduler: str = "") -> subpr
         stderr=subprocess.DEVNULL)
 
 
-def soak(way: str, runs: int, workers: int, seed: int, every: float) -> dict[str, object]:
+def soak(folder: Path, way: str, runs: int, workers: int, seed: int,
+         every: float) -> dict[str, object]:
     """Sweep under kills until all is recorded; what came of it."""
     drawn, kills, began = random.Random(seed), Counter(), time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="soak-"))
     cluster, scheduler = None, ""
     if way == "dask":
         import dask
@@ -115,11 +116,10 @@ def soak(way: str, runs: int, workers: int, seed: int, every: float) -> dict[str
             "seconds": round(time.monotonic() - began)}
 
 
-def pace(way: str, runs: int, workers: int) -> dict[str, object]:
+def pace(folder: Path, way: str, runs: int, workers: int) -> dict[str, object]:
     """Runs a second of a sweep of runs that take no time, and seconds until the first record."""
     from distributed import Client, LocalCluster
 
-    folder = Path(tempfile.mkdtemp(prefix="pace-"))
     specs = [AirlineSpec(arm="naive", epochs=1 + i) for i in range(runs)]
     if way == "folder":
         began = time.time()
@@ -150,12 +150,13 @@ def main(way, runs, workers, seed, every, folder, scheduler):
     if way == "one":
         train(folder, runs, workers, scheduler)
     elif way == "pace":
-        os.environ["SEQLIB_RUNS"] = tempfile.mkdtemp(prefix="pace-")
-        for way, most in ("pool", 4), ("folder", 4), ("dask", 4):
-            for count in (1, 2, most):
-                print(json.dumps(pace(way, runs, count)), flush=True)
+        for way, count in itertools.product(("pool", "folder", "dask"), (1, 2, 4)):
+            with tempfile.TemporaryDirectory(prefix="pace-") as name:
+                os.environ["SEQLIB_RUNS"] = f"{name}/runs"
+                print(json.dumps(pace(Path(name), way, runs, count)), flush=True)
     else:
-        print(json.dumps(soak(way, runs, workers, seed, every)))
+        with tempfile.TemporaryDirectory(prefix="soak-") as name:
+            print(json.dumps(soak(Path(name), way, runs, workers, seed, every)))
 
 
 if __name__ == "__main__":

@@ -32,6 +32,17 @@ def test_the_interval_is_what_the_sign_flip_test_does_not_reject():
     assert np.isnan(stats.mean_interval(np.arange(5.0))).all(), "with five nothing is rejected"
 
 
+@pytest.mark.parametrize("n", [6, 9, 13, 14, 30])
+def test_p_and_interval_agree_and_p_is_that_of_scipy(n):
+    rng = np.random.default_rng(n)
+    for _ in range(40):
+        d = rng.normal(rng.uniform(0.2, 0.9), 1, n)
+        low, high = stats.mean_interval(d)
+        assert (stats.sign_flip_p(d) < 0.05) == (low > 0 or high < 0)
+    by_scipy = reference.permutation_test((d,), np.mean, permutation_type="samples", rng=rng)
+    assert stats.sign_flip_p(d) == pytest.approx(by_scipy.pvalue, abs=0 if n <= 13 else 0.015)
+
+
 @pytest.mark.parametrize("seeds", [6, 8, 30])
 def test_the_interval_covers_as_often_as_it_says(seeds):
     """A bootstrap of as few covers 81 to 89 times in a hundred."""

@@ -142,6 +142,10 @@ def test_code_that_makes_the_same_figures_is_accepted_with_its_evidence(project)
             "    return {0}, {0}[:, 0]")
     edit(project, "__init__.py", draw.format("x"), draw.format("values"))
     assert older(project) == 2
+    # an arm that the older code has not does not stand in the way
+    edit(project, "__init__.py", '"gru": Arm(', '"w": Arm("gru", 2), "gru": Arm(')
+    edit(project, "plan.yaml", "arm: [lstm, gru]", "arm: [lstm, gru, w]")
+    assert run(project, "-m", "seqlib", "sweep", "copy_first").returncode == 0
     done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--json")
     assert done.returncode == 0, done.stderr
     assert {row["outcome"] for row in json.loads(done.stdout)} == {"to the bit"}
@@ -153,12 +157,12 @@ def test_code_that_makes_the_same_figures_is_accepted_with_its_evidence(project)
 def test_code_that_makes_other_figures_is_refused_and_named(project):
     before = (project / "results" / "copy_first" / "accepted.json").read_text()
     edit(project, "__init__.py", "return values, values[:, 0]", "return values, values[:, 1]")
-    assert older(project) == 2
+    assert older(project) == 3
     done = run(project, "-m", "seqlib", "verify", "copy_first", "--accept", "--against", "HEAD")
     assert done.returncode == 1 and "differs from" in done.stderr
     assert "nothing was accepted" in done.stderr and "Traceback" not in done.stderr
     assert (project / "results" / "copy_first" / "accepted.json").read_text() == before
-    assert older(project) == 2
+    assert older(project) == 3
 
 
 @pytest.mark.parametrize("name", study.names())

@@ -5,13 +5,13 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from statsmodels.tsa.ar_model import AutoReg
 
-from seqlib import data, study
+from seqlib import data, plan, study
 from seqlib.errors import SeqlibError
 from seqlib.models.forecast import AttentionForecaster, RecurrentForecaster
 from seqlib.models.stacked import forward
-from seqlib.store import Store
+from seqlib.store import ROOT, Store
 from seqlib.studies.airline import protocol
-from seqlib.studies.airline.arms import ARMS, PUBLISHED, Arm
+from seqlib.studies.airline.arms import ARMS, PUBLISHED, Arm, attention_bias
 from seqlib.studies.airline.baselines import Baseline
 from seqlib.studies.airline.reference import train_loop
 from seqlib.studies.airline.specs import AirlineSpec
@@ -296,3 +296,16 @@ def test_changed_data_stops_a_sweep_before_it_trains(tmp_path, monkeypatch):
 def test_predictions_keep_the_shape_of_the_seeds(windows):
     model, stack = train_stack(ARMS["lstm"].build, windows, [0, 1], **{**SETTINGS, "epochs": 1})
     assert predict(model, stack, windows.x["test"]).shape == (2, 15)
+
+
+def test_a_dose_moves_attention_and_forbids_as_many_months_as_it_says():
+    assert attention_bias("recent 2").tolist() == [-22 + 2 * month for month in range(12)]
+    assert torch.isinf(attention_bias("not-recent 6")).tolist() == [False] * 6 + [True] * 6
+    assert attention_bias("") is None
+    assert ARMS["rope-recent-2"].build().bias.equal(attention_bias("recent 2"))
+
+
+def test_the_runs_under_the_torch_that_the_document_names_are_of_that_torch():
+    made = [Store(ROOT / "results").get(spec) for spec in plan.specs("airline", "loop-torch-2.5.1")]
+    versions = {record.provenance["versions"]["torch"] for record in made}
+    assert {version.partition("+")[0] for version in versions} == {"2.5.1"}
