@@ -166,10 +166,11 @@ class Store:
         return None
 
     def tidy(self, study: str) -> None:
-        """Remove what a killed process has left half written, a day ago or earlier."""
+        """Remove what killed processes have left half written: of runs that none holds now, and
+        not of just now, since a merge writes without a lock."""
         for path in (self.root / study).glob(".*.tmp"):
-            with suppress(OSError):
-                if path.stat().st_mtime < time.time() - 86_400:
+            with suppress(OSError, SeqlibError), self.lock(path.name.split(".")[1], False) as held:
+                if held and path.stat().st_mtime < time.time() - 5:
                     path.unlink()
 
     @contextmanager

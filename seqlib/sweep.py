@@ -157,6 +157,7 @@ def sweep(specs: Sequence[Spec], store: Store, executor: Executor | None = None,
             left = under_way.groups(groups, wait_for_locks=False)
             while left:
                 left = under_way.groups(left, wait_for_locks=True)
+        store.tidy(study.name)
     finally:
         if client is not None:
             ours.shutdown(wait=False)  # which cancels what is left

@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -52,12 +53,24 @@ def train(folder: Path, runs: int, workers: int, scheduler: str) -> None:
 
 
 def ours(folder: Path) -> list[psutil.Process]:
-    """Processes of this soak but this one."""
+    """Processes that bear this soak's mark, whatever became of their parents, but this one."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if (process.environ().get("SOAK") == str(folder) and process.pid != os.getpid()
                     and process.status() != psutil.STATUS_ZOMBIE):
+                found.append(process)
+    return found
+
+
+def those_to_kill(folder: Path, of_cluster: bool) -> list[psutil.Process]:
+    """What sweeps and what trains; of a cluster, whose workers lose the mark, no worker that has
+    just started: Dask gives up one that dies before it is there."""
+    found, youngest = [], 5 if of_cluster else 0
+    for process in {*ours(folder), *(psutil.Process().children() if of_cluster else ())}:
+        with suppress(psutil.Error):
+            if (time.time() - process.create_time() > youngest
+                    and not re.search("resource_tracker|forkserver", " ".join(process.cmdline()))):
                 found.append(process)
     return found
 
@@ -90,8 +103,7 @@ def soak(folder: Path, way: str, runs: int, workers: int, seed: int,
     commands = nodes
     while any(process.poll() != 0 for process in started):
         time.sleep(drawn.uniform(0.5, 1.5) * every)
-        victims = [p for p in ours(folder) if "resource_tracker" not in " ".join(p.cmdline())
-                   and "forkserver" not in " ".join(p.cmdline())]
+        victims = those_to_kill(folder, of_cluster=way == "dask")
         if victims:
             victim = drawn.choice(victims)
             kills["sweeping" if victim.pid in [p.pid for p in started] else "working"] += 1

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,14 @@ def refuse(*paths):
     raise OSError(30, "Read-only file system")
 
 
-def test_what_a_killed_writer_left_is_not_seen_by_git_and_goes_with_time(store):
+def test_what_a_killed_writer_left_is_not_seen_by_git_and_goes_once_nobody_holds_its_run(store):
     record = put(store, 0)
     left = store.path("airline", record.key).with_name(f".{record.key}.json.abc.tmp")
-    for age, stays in ((0, True), (90_000, False)):
+    for age, held, stays in ((0, False, True), (60, True, True), (60, False, False)):
         left.write_text("half")
         os.utime(left, (time.time() - age,) * 2)
-        store.tidy("airline")
+        with store.lock(record.key) if held else nullcontext():
+            store.tidy("airline")
         assert left.exists() == stays
     command = ["git", "check-ignore", "-q", f"results/airline/{left.name}"]
     ignored = subprocess.run(command, cwd=ROOT)
