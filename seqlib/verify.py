@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def relative(pair: tuple[Any, Any]) -> float:
 
 def sample(name: str, arms: Iterable[str] | None, number: int,
            experiment: str | None = None) -> list[Spec]:
-    """The `number` cheapest archived runs of every arm, or all runs of an experiment.
+    """The `number` cheapest archived runs of every arm, those under this version of torch first, or
+    all runs of an experiment.
 
     Raises UsageError on an unknown study, arm or experiment, and where there is no such run."""
     kind = studies.get(name)
@@ -91,7 +93,9 @@ def sample(name: str, arms: Iterable[str] | None, number: int,
         planned, by_arm = plan.archived(name), {}
         for record in Store.archive().records(name):
             if record.key in planned:
-                cost = (record.provenance.get("wall_seconds", 0.0), record.spec["seed"], record.key)
+                made, seed = record.provenance, record.spec["seed"]
+                other = made.get("versions", {}).get("torch") != version("torch")
+                cost = (other, made.get("wall_seconds", 0.0), seed, record.key)
                 by_arm.setdefault(record.spec["arm"], []).append((cost, record.spec))
         chosen = [kind.spec(**spec) for runs in by_arm.values()
                   for _, spec in sorted(runs, key=lambda run: run[0])[:number]]
