@@ -90,11 +90,11 @@ def sample(name: str, arms: Iterable[str] | None, number: int,
     if experiment:
         chosen = plan.specs(name, experiment)
     else:
-        planned, by_arm = plan.archived(name), {}
+        planned, by_arm, torch = plan.archived(name), {}, version("torch")
         for record in Store.archive().records(name):
             if record.key in planned:
                 made, seed = record.provenance, record.spec["seed"]
-                other = made.get("versions", {}).get("torch") != version("torch")
+                other = made.get("versions", {}).get("torch") != torch
                 cost = (other, made.get("wall_seconds", 0.0), seed, record.key)
                 by_arm.setdefault(record.spec["arm"], []).append((cost, record.spec))
         chosen = [kind.spec(**spec) for runs in by_arm.values()
@@ -228,6 +228,9 @@ def compare_code(name: str, specs: list[Spec], commit: str) -> list[dict[str, An
     that the commit has not are left out."""
     rows = []
     old = old_records(name, studies.get(name).groups(specs), commit)
+    if not old:
+        raise UsageError(f"--against {commit}: {name} had none of these arms then; name another "
+                         "commit")
     known = {record.spec["arm"] for record in old.values()}
     for spec, new in _trained(name, [spec for spec in specs if spec.arm in known]):
         if spec.key not in old:

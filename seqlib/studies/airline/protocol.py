@@ -13,7 +13,6 @@ from seqlib.data import AIRLINE
 
 WINDOW = 12
 ROLLING_YEARS = tuple(range(1955, 1961))
-REPRESENTATIONS = ("level", "logdiff", "logdiff2")
 
 
 def load_series() -> pd.Series:
