@@ -5,12 +5,12 @@ that was accepted before) to a newer one, arm by arm, with the evidence: the run
 bit, the machine and the date.
 """
 
-import functools
 import json
 from pathlib import Path
 from typing import Any
 
 from seqlib.errors import SeqlibError
+from seqlib.places import cached_by
 from seqlib.store import Store
 
 
@@ -19,36 +19,26 @@ def path_of(name: str) -> Path:
     return Store.archive().root / name / "accepted.json"
 
 
-@functools.lru_cache(maxsize=16)
-def _accepted(path: Path, changed: int) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise SeqlibError(f"{path} is not JSON ({error}); take it from git again") from None
-
-
+@cached_by(lambda name: [path_of(name)])
 def entries(name: str) -> dict[str, Any]:
     """A study's accepted changes: {"evidence": [...], "codes": {old: {arm: {new: number}}}}, where
     the number is that of the evidence. Raises SeqlibError on a damaged file."""
     path = path_of(name)
-    if not path.exists():
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
         return {"evidence": [], "codes": {}}
-    return _accepted(path, path.stat().st_mtime_ns)
+    except ValueError as error:
+        raise SeqlibError(f"{path} is not JSON ({error}); take it from git again") from None
 
 
-@functools.lru_cache(maxsize=4096)
-def _reachable(path: Path, changed: int, arm: str, code: str) -> frozenset[str]:
-    codes, found, waiting = _accepted(path, changed)["codes"], set(), [code]
+@cached_by(lambda name, arm, code: [path_of(name)], size=4096)
+def equivalents(name: str, arm: str, code: str) -> frozenset[str]:
+    """`code` and all that was accepted in its place for an arm."""
+    codes, found, waiting = entries(name)["codes"], set(), [code]
     while waiting:
         at = waiting.pop()
         if at not in found:
             found.add(at)
             waiting += codes.get(at, {}).get(arm, {})
     return frozenset(found)
-
-
-def equivalents(name: str, arm: str, code: str) -> frozenset[str]:
-    """`code` and all that was accepted in its place for an arm."""
-    path = path_of(name)
-    changed = path.stat().st_mtime_ns if path.exists() else None
-    return _reachable(path, changed, arm, code) if changed else frozenset((code,))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from seqlib import frames, plan, rules, stats, yamls
 from seqlib import study as studies
 from seqlib.errors import UsageError, nearest
+from seqlib.places import cached_by
 from seqlib.rules import Comparison, Verdict, names_of
 
 RUNS = ("experiment", "where", "metric", "columns", "pairs")
@@ -213,7 +214,7 @@ class Document(Strict):
     claims: dict[str, Any] = {}  # each is read as a Claim
 
 
-@frames.cached
+@cached_by(frames.made_of)
 def read(name: str) -> Document:
     """A study's document, one without claims where there is no claims.yaml. Raises UsageError that
     names file and claim."""
@@ -353,7 +354,7 @@ def with_bound(claim: Claim, value: float) -> dict[str, Column | float | str]:
     return columns
 
 
-@frames.cached
+@cached_by(frames.made_of)
 def study_verdicts(name: str) -> list[Verdict]:
     """Verdicts on a study's claims. Raises UsageError on an unknown study."""
     claims = read(name).claims

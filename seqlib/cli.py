@@ -316,7 +316,7 @@ def show_claims(name, as_json):
     """The verdict on every claim, computed from the archive."""
     from seqlib import ledger
 
-    rows = ledger.rows(None if name is None else [name])
+    rows = ledger.kept_rows(None if name is None else [name])
     if not as_json:
         rows = [{"id": row["id"], "verdict": row["verdict"], "seeds": row["seeds"],
                  "p (Holm)": row["p_holm"], "claim": row["says"][:90], "why": row["reason"][:80]}

@@ -114,16 +114,24 @@ def _gguf() -> Iterator[Path]:
 
 def gpt2() -> Located:
     """GPT-2's 124M weights, with tokenizer and configuration, from SEQLIB_DATA or the hub."""
-    name = f"{smollm.GPT2}/model.safetensors"
-    if path := given(name):
-        return checked(path, GPT2_SHA256, smollm.GPT2, source="SEQLIB_DATA", remedy=ORIGINAL)
-    path = cache() / name
-    if not path.exists():
-        sources.absent(smollm.GPT2)
-        sources.need_hub(smollm.GPT2, smollm.BASE)
-        sources.into(path.parent, smollm.hub_gpt2)
-    sources.beside(path, smollm.GPT2)
-    return checked(path, GPT2_SHA256, smollm.GPT2, source="hub", remedy=ANEW)
+    return _weights(smollm.GPT2, GPT2_SHA256, smollm.hub_gpt2, stand_in=smollm.BASE)
+
+
+def _weights(name: str, sha256: str | None, fetch: Callable, stand_in: str) -> Located:
+    """A model of the hub. Where its hash is not known beforehand, that of the first download is
+    kept and checked."""
+    if path := given(f"{name}/model.safetensors"):
+        return checked(path, sha256, name, source="SEQLIB_DATA", remedy=ORIGINAL)
+    path = cache() / name / "model.safetensors"
+    known = path.with_name("model.sha256")
+    if not path.exists() or not (sha256 or known.exists()):
+        sources.absent(name)
+        sources.need_hub(name, stand_in)
+        sources.into(path.parent, fetch)
+        if sha256 is None:
+            write_atomically(known, pooch.file_hash(path).encode())
+    sources.beside(path, name)
+    return checked(path, sha256 or known.read_text(), name, source="hub", remedy=ANEW)
 
 
 def smollm2_135m() -> Located:
@@ -139,20 +147,8 @@ def smollm2_135m() -> Located:
 
 
 def ernie_medium() -> Located:
-    """ERNIE 3.0 medium's weights, with vocabulary and configuration, from SEQLIB_DATA or the hub.
-    The hash is not known beforehand: that of the first download is kept and checked."""
-    name = f"{headlines.ERNIE}/model.safetensors"
-    if path := given(name):
-        return checked(path, None, headlines.ERNIE, source="SEQLIB_DATA", remedy=ORIGINAL)
-    path = cache() / name
-    known = path.with_name("model.sha256")
-    if not (path.exists() and known.exists()):
-        sources.absent(headlines.ERNIE)
-        sources.need_hub(headlines.ERNIE, headlines.MINI)
-        sources.into(path.parent, headlines.hub_ernie)
-        write_atomically(known, pooch.file_hash(path).encode())
-    sources.beside(path, headlines.ERNIE)
-    return checked(path, known.read_text(), headlines.ERNIE, source="hub", remedy=ANEW)
+    """ERNIE 3.0 medium's, with vocabulary and configuration, from SEQLIB_DATA or the hub."""
+    return _weights(headlines.ERNIE, None, headlines.hub_ernie, stand_in=headlines.MINI)
 
 
 def descriptions() -> Located:

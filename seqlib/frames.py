@@ -1,14 +1,14 @@
 """Records as tidy frames: a row a run, its settings and metrics as columns."""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import pandas as pd
 
 from seqlib import index, plan
 from seqlib import study as studies
 from seqlib.errors import UsageError
+from seqlib.places import cached_by
 from seqlib.record import Record
 from seqlib.store import Store
 
@@ -37,24 +37,13 @@ def archived(study: str, experiment: str | Iterable[str] | None = None) -> list[
     return index.heads(Store.archive(), study, plan.archived(study, chosen(study, experiment)))
 
 
-def cached(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A function of a study's name, called again when the study's claims, plan or archive have
-    changed. What it returns is shared by all who call it: nobody changes it."""
-    @functools.lru_cache(maxsize=64)
-    def made(study: str, state: tuple) -> Any:
-        return function(study)
-
-    @functools.wraps(function)
-    def call(study: str) -> Any:
-        folder, archive = studies.folder(study), Store.archive().root.resolve() / study
-        files = (folder / "claims.yaml", folder / "plan.yaml", archive)
-        return made(study, tuple((file, file.stat().st_mtime_ns) for file in files
-                                 if file.exists()))
-
-    return call
+def made_of(study: str) -> tuple[Path, ...]:
+    """What a study's figures come from: claims, plan, archive."""
+    folder, records = studies.folder(study), Store.archive().root.resolve() / study
+    return folder / "claims.yaml", folder / "plan.yaml", records
 
 
-@cached
+@cached_by(made_of)
 def archive(study: str) -> pd.DataFrame:
     """The whole archive of a study. Raises UsageError on an unknown study."""
     return frame(study, archived(study), plan.archived(study))

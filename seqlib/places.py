@@ -1,9 +1,13 @@
-"""Folders: those that the environment names, and a home where the user has none to write to."""
+"""Folders: those that the environment names, and a home where the user has none to write to; and
+what is computed once for each version of some files."""
 
 import contextlib
+import functools
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 NAMED = ("SEQLIB_ROOT", "SEQLIB_RUNS", "SEQLIB_RESULTS", "SEQLIB_CACHE", "SEQLIB_DATA")
 
@@ -14,6 +18,24 @@ def named(name: str, default: Path | str) -> Path:
 
 
 ROOT = named("SEQLIB_ROOT", Path(__file__).resolve().parents[1])
+
+
+def cached_by(files: Callable[..., Iterable[Path]], size: int = 256) -> Callable:
+    """A function that is called again when one of the files has changed that `files` names for its
+    arguments. What it returns is shared by all who call it: nobody changes it."""
+    def wrap(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.lru_cache(maxsize=size)
+        def made(state: tuple, *arguments: Any) -> Any:
+            return function(*arguments)
+
+        @functools.wraps(function)
+        def call(*arguments: Any) -> Any:
+            return made(tuple((file, file.stat().st_mtime_ns) for file in files(*arguments)
+                              if file.exists()), *arguments)
+
+        return call
+
+    return wrap
 
 
 def settle() -> None:

@@ -16,7 +16,6 @@ declared for another `device` than the processor: such an experiment is trained,
 name alone, so that its figures stand beside no processor's.
 """
 
-import functools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,7 @@ from pydantic import TypeAdapter, ValidationError
 from seqlib import devices, yamls
 from seqlib import study as studies
 from seqlib.errors import UsageError, first_problem, nearest
+from seqlib.places import cached_by
 from seqlib.record import Spec
 
 LIVE = ("live", "smoke")
@@ -49,15 +49,11 @@ def of_archive(name: str) -> list[str]:
             if experiment not in apart and not experiment.startswith(NEXT)]
 
 
+@cached_by(lambda name: [_path(name)])
 def elsewhere(name: str) -> list[str]:
     """Names of the experiments that are declared for another device than the processor."""
-    return list(_elsewhere(name, _path(name), _path(name).stat().st_mtime_ns))
-
-
-@functools.lru_cache(maxsize=64)
-def _elsewhere(name: str, path: Path, changed: int) -> tuple[str, ...]:
-    return tuple(experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED
-                 and any(grid.get("device", "cpu") != "cpu" for grid in grids(name, experiment)))
+    return [experiment for experiment in _plan(name) if experiment not in NOT_ARCHIVED
+            and any(grid.get("device", "cpu") != "cpu" for grid in grids(name, experiment))]
 
 
 def underway(name: str) -> list[str]:
@@ -65,15 +61,10 @@ def underway(name: str) -> list[str]:
     return [experiment for experiment in _plan(name) if experiment.startswith(NEXT)]
 
 
+@cached_by(lambda name, experiment: [_path(name)])
 def specs(name: str, experiment: str) -> list[Spec]:
     """The runs of one experiment, each once. Raises UsageError that names file and entry."""
-    _entry(name, experiment)
-    return list(_specs(name, experiment, _path(name).stat().st_mtime_ns))
-
-
-@functools.lru_cache(maxsize=256)
-def _specs(name: str, experiment: str, changed: int) -> tuple[Spec, ...]:
-    return tuple(overridden(name, experiment, {}))
+    return overridden(name, experiment, {})
 
 
 def archived(name: str, chosen: Iterable[str] | None = None) -> dict[str, list[str]]:

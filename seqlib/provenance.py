@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
-import os
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from seqlib.processes import cores
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "statsmodels", "scikit-learn", "pandas",
             "transformers", "peft", "accelerate", "tokenizers", "safetensors")
@@ -38,9 +39,8 @@ def machine() -> dict[str, str | int | None]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": cpu, "cores": cores, "gpu": gpu, "system": platform.system(),
+    return {"cpu": cpu, "cores": cores(), "gpu": gpu, "system": platform.system(),
             "python": platform.python_version()}
 
 

@@ -12,6 +12,7 @@ from seqlib import claims, frames, stats
 from seqlib import study as studies
 from seqlib.claims import PUBLISHED, Claim, Column, Pairs
 from seqlib.errors import UsageError
+from seqlib.places import cached_by
 from seqlib.record import Record
 from seqlib.rules import Verdict, differences, names_of
 from seqlib.store import Store
@@ -22,7 +23,7 @@ UNIVERSE = ["claim", "pairs", "experiment", "settings", "metric", "seeds", "effe
             "holds", "p"]
 
 
-@frames.cached
+@cached_by(frames.made_of)
 def verdicts(name: str) -> list[Verdict]:
     """The verdicts of a study with `populations` and `tipping` filled in."""
     rows, known = [replace(row) for row in claims.study_verdicts(name)], claims.read(name).claims

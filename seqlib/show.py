@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import itables
-import matplotlib
 import pandas as pd
 import seaborn as sns
 from IPython import get_ipython
@@ -32,7 +31,7 @@ from seqlib import study as studies
 from seqlib.errors import SeqlibError, nearest
 from seqlib.plan import check_parameters
 
-INK = "#222832"
+INK = "#222832"  # of text and reference lines
 STYLE = {
     "figure.dpi": 96, "figure.facecolor": "white", "savefig.facecolor": "white",
     "axes.edgecolor": "#d8dadd", "grid.color": "#e4e6e9", "axes.titlelocation": "left",
@@ -350,8 +349,3 @@ def interactive(controls: dict, draw: Callable[..., str]) -> None:
         control.style.description_width = "initial"  # room for the whole word
         control.observe(redraw, "value")
     display(widgets.VBox([*controls.values(), shown]))
-
-
-def ink() -> str:
-    """Colour of text and reference lines."""
-    return matplotlib.rcParams["text.color"]

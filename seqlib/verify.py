@@ -55,14 +55,14 @@ def is_timed(metric: str) -> bool:
     return metric.endswith(TIMED)
 
 
-def differences(old: Record, new: Record) -> dict[str, tuple[Any, Any]]:
-    """Figures, timings apart, in which two records differ: metrics by name, curves by name with
+def differences(old: Record, new: Record, curves: bool = True) -> dict[str, tuple[Any, Any]]:
+    """Figures, timings apart, in which two records differ: metrics by name, `curves` by name with
     their first differing point."""
     found = {}
     for name, value in sorted(old.metrics.items()):
         if not is_timed(name) and value != new.metrics.get(name):
             found[name] = (value, new.metrics.get(name))
-    for name, values in old.curves.items():
+    for name, values in old.curves.items() if curves else ():
         if "seconds" not in name and values != new.curves.get(name):
             points = zip(values, new.curves.get(name, []))
             found[f"curve {name}"] = next(((a, b) for a, b in points if a != b), (None, None))
@@ -124,9 +124,9 @@ def check(name: str, specs: list[Spec], commit: str = "") -> list[dict[str, Any]
         record = Store.archive().get(spec)
         if record is None:
             continue
-        apart, by_machine = _metrics_apart(record, new), {}
+        apart, by_machine = differences(record, new, curves=False), {}
         if spec.key in older:
-            by_machine = _metrics_apart(record, older[spec.key])
+            by_machine = differences(record, older[spec.key], curves=False)
         worst = max(apart, key=lambda metric: relative(apart[metric]), default="")
         recorded, now = apart.get(worst, (None, None))
         row = {"arm": spec.arm, "seed": spec.seed, "key": spec.key[:12],
@@ -137,11 +137,6 @@ def check(name: str, specs: list[Spec], commit: str = "") -> list[dict[str, Any]
             row["older_code_here"] = max(map(relative, by_machine.values()), default=0.0)
         rows.append(row | {"outcome": outcome(apart, by_machine)})
     return rows
-
-
-def _metrics_apart(old: Record, new: Record) -> dict[str, tuple[Any, Any]]:
-    return {metric: pair for metric, pair in differences(old, new).items()
-            if not metric.startswith("curve")}
 
 
 def outcome(apart: dict[str, tuple[Any, Any]], by_machine: dict[str, tuple[Any, Any]]) -> str:

@@ -1,11 +1,11 @@
 """YAML as people mean it: YAML 1.2 (`1e-3` is a number, `010` is ten), and no key twice."""
 
-import functools
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from seqlib.errors import UsageError
+from seqlib.places import cached_by
 
 
 def parse(text: str, source: str) -> Any:
@@ -23,21 +23,18 @@ def parse(text: str, source: str) -> Any:
         raise UsageError(f"{source}{line}: {problem}") from None
 
 
-@functools.cache
-def _read(path: Path, changed: int) -> Any:
-    try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from None
-
-
+@cached_by(lambda path: [path])
 def read(path: Path) -> Any:
     """The value of a YAML file, parsed once for each version of the file: do not change it.
 
     Raises UsageError where there is no such file, and where it is no YAML."""
-    if not path.exists():
-        raise UsageError(f"no file {path}; run from a source checkout, or install seqlib again")
-    return _read(path, path.stat().st_mtime_ns)
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise UsageError(f"no file {path}; run from a source checkout, or install seqlib again"
+                         ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def value(text: str, where: str) -> Any:

@@ -14,6 +14,7 @@ from seqlib import claims, ledger, plan, study
 from seqlib.errors import UsageError
 from seqlib.rules import VERDICTS
 from seqlib.store import ROOT, Store
+from seqlib.sweep import sweep
 
 SEEDS = 12
 FIELDS = ["experiment", "arm", "seed", "test_mse", "engine", "protocol", "current", "key"]
@@ -707,6 +708,21 @@ def test_the_front_page_has_each_study_with_its_headline_and_its_verdicts(tmp_pa
         == "| [Tiny Shakespeare](studies/shakespeare) | Not built yet. "
         "| 11 not run; post hoc 6 not run |"
     )
+
+
+def test_verdicts_are_kept_while_records_code_and_libraries_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEQLIB_CACHE", str(tmp_path))
+    specs = [s for s in plan.specs("airline", "baselines") if s.arm in ("naive", "ridge-ar12")]
+    calls, rows = [], ledger.rows
+    monkeypatch.setattr(ledger, "rows", lambda names: calls.append(names) or rows(names))
+    for spec, computed in zip(specs, (1, 2), strict=True):
+        sweep([spec], Store.archive(), quiet=True)
+        first, second = ledger.kept_rows(["airline"]), ledger.kept_rows(["airline"])
+        assert first == second == rows(["airline"]) and len(calls) == computed
+    monkeypatch.setattr(ledger, "PACKAGES", ("torch",))  # as another version of a library
+    assert ledger.kept_rows(["airline"]) == first and len(calls) == 3
+    with pytest.raises(UsageError, match="did you mean 'airline'"):
+        ledger.kept_rows(["airlin"])
 
 
 def test_the_page_of_verdicts_has_a_section_for_every_claim():

@@ -176,8 +176,8 @@ def test_an_empty_text_shows_nothing_and_an_empty_frame_says_how_to_fill_it(disp
 
 
 def test_the_source_of_a_function_is_shown(displayed):
-    show.source(show.ink)
-    assert "`seqlib/show.py`" in displayed[0][0].data and "def ink()" in displayed[0][0].data
+    show.source(show.svg)
+    assert "`seqlib/show.py`" in displayed[0][0].data and "def svg(" in displayed[0][0].data
 
 
 def test_a_changed_control_draws_anew_and_a_refusal_is_shown(displayed):

@@ -11,7 +11,7 @@ from torch import Tensor
 from seqlib import data, plays
 from seqlib.errors import SeqlibError, UsageError
 
-CORPORA = ("tiny_shakespeare", plays.NAME)
+CORPORA = ("tiny_shakespeare", plays.NAME, data.DESCRIPTIONS)
 
 
 @dataclass(frozen=True)
