@@ -15,7 +15,7 @@ import pytest
 import yaml
 from distributed import LocalCluster
 
-from seqlib import cli, study
+from seqlib import cli, plan, study
 from seqlib.store import Store
 from seqlib.studies.airline.arms import ARMS
 from tests.studies.test_airline import Exploding
@@ -127,6 +127,25 @@ def test_the_table_of_costs_is_what_the_records_say(monkeypatch):
     assert row.split(" | ")[4:] == [f"{memory / 1024:.1f}",
                                     f"{sum(map(len, texts)) / 2**20:.1f} |"]
     assert costs.table(Store.archive()) == ["*There are no records here.*"]
+
+
+def test_the_cost_of_one_more_seed_is_what_the_records_say(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "book" / "_ext"))
+    import costs
+
+    assert costs.seeds(Store.archive()) == ["*There are no records here.*"]
+    monkeypatch.setenv("SEQLIB_RESULTS", str(ROOT / "results"))
+    rows = {tuple(line.strip("| ").split(" | ")[:2]): line for line in costs.seeds(Store.archive())}
+    assert {name for name, _ in rows} >= set(study.names())
+    runs = [record for record in Store.archive().records("gpt2")
+            if record.key in plan.archived("gpt2", ["fair"]) and record.spec["arm"] == "lora"]
+    taken = sorted(record.provenance["wall_seconds"] * record.provenance["threads"]
+                   for record in runs if not record.provenance.get("resumed"))
+    assert len(taken) % 2 == 0 and len(taken) > 4
+    middle = sum(taken[len(taken) // 2 - 1 : len(taken) // 2 + 1]) / 2
+    assert f" lora {middle:.0f}, full " in rows["gpt2", "fair"]
+    # an arm in several settings: from the lowest to the highest
+    assert re.search(r"lstm \d+ to \d+, additive \d+ to \d+", rows["shakespeare", "contexts"])
 
 
 def test_a_failed_run_is_counted_until_it_is_recorded(capsys, monkeypatch):

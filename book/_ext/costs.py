@@ -1,13 +1,14 @@
-"""From the archive's records, a row a study. {costs}: what they have taken. {provenance}: on which
-processors and with which versions they were made."""
+"""From the archive's records, a row a study. {costs}: what they have taken. {seeds}: what one more
+seed of each arm takes. {provenance}: on which processors and with which versions they were made."""
 
-from collections import Counter
+from collections import Counter, defaultdict
+from statistics import median
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from seqlib import study
+from seqlib import plan, progress, study
 from seqlib.store import Store
 
 HEAD = ("Study", "runs", "core hours", "longest run, minutes", "memory of a run, GiB",
@@ -20,6 +21,7 @@ PAGE = "book/operate"
 
 def setup(app):
     app.add_directive("costs", Costs)
+    app.add_directive("seeds", Seeds)
     app.add_directive("provenance", Provenance)
     app.connect("env-get-outdated", page_to_read)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -60,6 +62,31 @@ def table(store):
     return lines if len(lines) > 2 else ["*There are no records here.*"]
 
 
+def seeds(store):
+    """Core seconds of a run by study, experiment and arm, as Markdown: the median over seeds, the
+    lowest and highest of them where an experiment has an arm in several settings."""
+    lines = ["| Study | experiment | core seconds of one more seed |", "|---|---|---|"]
+    for name in study.names():
+        planned, found = plan.archived(name), defaultdict(lambda: defaultdict(list))
+        for record in store.records(name):
+            if (took := progress.took(record)) is not None:
+                run = record.spec["arm"], progress.settings(record.spec)
+                for experiment in planned.get(record.key, ()):
+                    found[experiment][run].append(took * record.provenance["threads"])
+        for experiment in filter(found.get, plan.of_archive(name)):
+            arms = defaultdict(list)
+            for (arm, _), cost in found[experiment].items():
+                arms[arm].append(median(cost))
+            texts = (f"{arm} {' to '.join(dict.fromkeys(map(_figure, (min(c), max(c)))))}"
+                     for arm, c in sorted(arms.items(), key=lambda one: min(one[1])))
+            lines.append(f"| {name} | {experiment} | {', '.join(texts)} |")
+    return lines if len(lines) > 2 else ["*There are no records here.*"]
+
+
+def _figure(seconds):
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
+
+
 def origins(store):
     """Where the records of all studies come from, as Markdown."""
     lines = [f"| {' | '.join(MADE)} |", "|---|---:|---|---|---|---:|"]
@@ -84,6 +111,10 @@ class Costs(SphinxDirective):
         whole = nodes.container()
         self.state.nested_parse(lines, self.content_offset, whole)
         return whole.children
+
+
+class Seeds(Costs):
+    lines = staticmethod(seeds)
 
 
 class Provenance(Costs):
