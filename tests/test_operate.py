@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 from types import ModuleType
 
 import pytest
@@ -135,15 +136,14 @@ def test_the_cost_of_one_more_seed_is_what_the_records_say(monkeypatch):
 
     assert costs.seeds(Store.archive()) == ["*There are no records here.*"]
     monkeypatch.setenv("SEQLIB_RESULTS", str(ROOT / "results"))
-    rows = {tuple(line.strip("| ").split(" | ")[:2]): line for line in costs.seeds(Store.archive())}
+    lines = costs.seeds(Store.archive())[2:]
+    rows = {tuple(line.strip("| ").split(" | ")[:2]): line for line in lines}
     assert {name for name, _ in rows} >= set(study.names())
     runs = [record for record in Store.archive().records("gpt2")
             if record.key in plan.archived("gpt2", ["fair"]) and record.spec["arm"] == "lora"]
-    taken = sorted(record.provenance["wall_seconds"] * record.provenance["threads"]
-                   for record in runs if not record.provenance.get("resumed"))
-    assert len(taken) % 2 == 0 and len(taken) > 4
-    middle = sum(taken[len(taken) // 2 - 1 : len(taken) // 2 + 1]) / 2
-    assert f" lora {middle:.0f}, full " in rows["gpt2", "fair"]
+    taken = [record.provenance["wall_seconds"] * record.provenance["threads"]
+             for record in runs if not record.provenance.get("resumed")]
+    assert len(taken) > 4 and f" lora {median(taken):.0f}, full " in rows["gpt2", "fair"]
     # an arm in several settings: from the lowest to the highest
     assert re.search(r"lstm \d+ to \d+, additive \d+ to \d+", rows["shakespeare", "contexts"])
 
