@@ -143,7 +143,7 @@ def test_the_cost_of_one_more_seed_is_what_the_records_say(monkeypatch):
             if record.key in plan.archived("gpt2", ["fair"]) and record.spec["arm"] == "lora"]
     taken = [record.provenance["wall_seconds"] * record.provenance["threads"]
              for record in runs if not record.provenance.get("resumed")]
-    assert len(taken) > 4 and f" lora {median(taken):.0f}, full " in rows["gpt2", "fair"]
+    assert len(taken) >= 3 and f" lora {median(taken):.0f}, full " in rows["gpt2", "fair"]
     # an arm in several settings: from the lowest to the highest
     assert re.search(r"lstm \d+ to \d+, additive \d+ to \d+", rows["shakespeare", "contexts"])
 
