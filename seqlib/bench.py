@@ -16,12 +16,14 @@ import torch
 
 from seqlib import study as studies
 from seqlib.errors import SeqlibError, nearest
+from seqlib.provenance import machine
 
 
 @dataclass(frozen=True)
 class Case:
     """Two calls that do the same work. `ours_units` and `reference_units` divide their times (seeds
-    per call); `flop` is the arithmetic of one unit, for utilisation."""
+    per call); `flop` is the arithmetic of one unit, for utilisation, which is the share of the
+    fastest library's rate."""
 
     name: str
     ours: Callable[[], object]
@@ -33,11 +35,16 @@ class Case:
     tells_seconds: bool = False  # the calls start processes and return what these have measured
 
 
-def matmul_gflops(size: int = 1024, repeats: int = 10) -> float:
-    """Rate of a square float32 product on all threads, GFLOP/s."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    seconds = statistics.median(timeit.repeat(lambda: a @ b, number=1, repeat=repeats))
-    return 2 * size**3 / seconds / 1e9
+def product_gflops(m: int = 1024, k: int = 1024, n: int = 1024) -> dict[str, float]:
+    """Rates of a float32 product (m, k) x (k, n) on all threads, GFLOP/s, of the library behind
+    torch (MKL in its wheels), of oneDNN inside torch, and of numpy's OpenBLAS."""
+    a, b = torch.randn(m, k), torch.randn(n, k)
+    calls = {"torch": lambda: a @ b.T, "numpy": lambda: a.numpy() @ b.T.numpy()}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        calls["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    times = {name: statistics.median(timeit.repeat(call, number=1, repeat=10))
+             for name, call in calls.items()}
+    return {name: 2 * m * k * n / seconds / 1e9 for name, seconds in times.items()}
 
 
 def measure(case: Case) -> dict:
@@ -48,19 +55,22 @@ def measure(case: Case) -> dict:
     case.reference()
     rounds = max(3, min(15, int(10 / (time.perf_counter() - started))))
     for _ in range(rounds):
-        rates.append(matmul_gflops())
+        rates.append(product_gflops())
         for call, times, units in ((case.ours, ours, case.ours_units),
                                    (case.reference, reference, case.reference_units)):
             started = time.perf_counter()
             told = call()
             times.append((told if case.tells_seconds else time.perf_counter() - started) / units)
-    ours_s, reference_s, rate = map(statistics.median, (ours, reference, rates))
+    ours_s, reference_s = map(statistics.median, (ours, reference))
+    rate = {name: statistics.median(one[name] for one in rates) for name in rates[0]}
+    limit = max(rate, key=rate.get)
     row = {"name": case.name, "ours_s": round(ours_s, 6), "reference_s": round(reference_s, 6),
            "ratio": round(reference_s / ours_s, 2), "rounds": rounds,
-           "threads": torch.get_num_threads(), "matmul_gflops": round(rate, 1)}
+           "threads": torch.get_num_threads(), "processor": machine()["cpu"], "limit": limit,
+           "matmul_gflops": round(rate["torch"], 1), "limit_gflops": round(rate[limit], 1)}
     if case.flop:
         achieved = case.flop / ours_s / 1e9
-        row |= {"ours_gflops": round(achieved, 1), "utilisation": round(achieved / rate, 3)}
+        row |= {"ours_gflops": round(achieved, 1), "utilisation": round(achieved / rate[limit], 3)}
     return row | (case.memory() if case.memory else {})
 
 

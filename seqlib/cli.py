@@ -34,11 +34,6 @@ WORKERS = click.option("--workers", default=1, show_default=True, type=click.Int
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def on_device(settings: Sequence[str], device: str | None) -> list[str]:
-    """What `--set` says, and the same of `--device`."""
-    return [*settings, *([f"device={device}"] if device else [])]
-
-
 def show(rows: list[dict], as_json: bool) -> None:
     """Print rows as JSON or as an aligned table."""
     if as_json:
@@ -46,9 +41,8 @@ def show(rows: list[dict], as_json: bool) -> None:
         return
     import pandas as pd
 
-    with pd.option_context("display.width", 200, "display.max_colwidth", 60,
-                           "display.max_rows", None, "display.max_columns", None):
-        click.echo(pd.DataFrame(rows).to_string(index=False) if rows else "nothing yet")
+    frame = pd.DataFrame(rows)
+    click.echo(frame.to_string(index=False, max_colwidth=60) if rows else "nothing yet")
 
 
 @click.group()
@@ -79,9 +73,10 @@ def run(studies, profile, settings, output, workers, device, timeout, why, force
     Pages whose inputs are unchanged are kept."""
     from seqlib import pages
 
-    planned = pages.plan(list(dict.fromkeys(studies)), profile, on_device(settings, device), output)
+    settings = [*settings, *([f"device={device}"] if device else [])]
+    planned = pages.plan(list(dict.fromkeys(studies)), profile, settings, output)
     if why:
-        for page in pages.with_ledger(planned):
+        for page in pages.with_others(planned):
             reasons = page.why()
             click.echo("\n  ".join([f"{page.name}: {'would be made' if reasons else 'up to date'}",
                                     *reasons]))
@@ -166,7 +161,7 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, device, re
         raise UsageError("--profile names experiments, and so does EXPERIMENTS; leave one out")
     if not experiments:
         experiments = {"smoke": ["smoke"], "quick": ["live"]}.get(profile, plan.of_archive(name))
-    changes = parse_settings(on_device(settings, device))
+    changes = parse_settings([*settings, *([f"device={device}"] if device else [])])
     what = f"{name} {' '.join(experiments)}"
 
     def runs(changes: dict) -> list:
@@ -331,8 +326,6 @@ def show_claims(name, as_json):
 def export(studies, output):
     """Write the results of STUDIES (default: all) as CSV and JSON: NAME-runs has a row an archived
     run of an experiment, with settings and metrics, NAME-claims a row a claim with its verdict."""
-    from pathlib import Path
-
     from seqlib import api, study
     from seqlib.store import write_atomically
 

@@ -18,9 +18,9 @@ from seqlib.store import ROOT, Store
 COLUMNS = [field.name for field in fields(Verdict)]
 
 
-def rows(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """The verdicts of some studies (all if None) as JSON-ready rows, None for what is not finite.
-    Raises UsageError on an unknown study."""
+def rows(names: Iterable[str] | None = None, state: str = "") -> list[dict[str, Any]]:
+    """The verdicts of some studies (all if None) as JSON-ready rows, None for what is not finite;
+    `state` is for `kept_rows`. Raises UsageError on an unknown study."""
     names = study.names() if names is None else names
     return [_finite(asdict(row)) for name in names for row in reach.verdicts(name)]
 
@@ -29,20 +29,15 @@ def kept_rows(names: Iterable[str] | None = None) -> list[dict[str, Any]]:
     """The same, out of the cache while the package, its versions of libraries and a study's records
     are, by content, those of which they were computed. For a process that has changed nothing in
     memory: `seqlib claims`."""
-    memory, root = joblib.Memory(cache() / "verdicts", verbose=0), Store.archive().root
+    memory, root, found = joblib.Memory(cache() / "verdicts", verbose=0), Store.archive().root, []
     code = [path for end in ("py", "yaml") for path in Path(__file__).parent.rglob(f"*.{end}")]
-    made_of = [*map(version, PACKAGES), *(path.read_bytes() for path in sorted(code))]
-    made_of, found = joblib.hash(made_of), []
+    made_of = joblib.hash([*map(version, PACKAGES), *(path.read_bytes() for path in sorted(code))])
     for name in study.names() if names is None else names:
         study.folder(name)  # raises where there is no such study
         records = [(path.name, path.read_bytes()) for path in sorted((root / name).glob("*.json"))]
-        found += memory.cache(_rows_of)(name, joblib.hash([made_of, records]))
+        found += memory.cache(rows)([name], joblib.hash([made_of, records]))
     memory.reduce_size(items_limit=32)
     return found
-
-
-def _rows_of(name: str, state: str) -> list[dict[str, Any]]:
-    return rows([name])
 
 
 def _finite(value: Any) -> Any:

@@ -40,7 +40,8 @@ from seqlib.processes import cores, kill_children
 from seqlib.record import digest
 from seqlib.store import ROOT, Store, scratch, write_atomically
 
-LEDGER = "claims"  # the page of all verdicts; it has no parameters
+LEDGER = "claims"  # the page of all verdicts
+OTHERS = {LEDGER: "*/*.json", "speed": "speed.json"}  # pages of no study, and what they read
 PROFILES = ("quick", "smoke")
 LISTED = 8  # files that `why` names of those that have changed
 PAPERMILL = """
@@ -71,7 +72,7 @@ class Page:
 
     @property
     def output(self) -> Path:
-        book = ROOT / "book" if self.name == LEDGER else ROOT / "book" / "studies"
+        book = ROOT / "book" if self.name in OTHERS else ROOT / "book" / "studies"
         return (self.folder or book) / f"{self.name}.ipynb"
 
     @property
@@ -84,7 +85,7 @@ class Page:
         digest, and the file beside it what they were, for `seqlib run --why`."""
         package, archive = Path(__file__).parent, Store.archive().root
         code = [path for end in ("py", "yaml", "csv") for path in package.rglob(f"*.{end}")]
-        records = archive.glob("*/*.json" if self.name == LEDGER else f"{self.name}/*.json")
+        records = archive.glob(OTHERS.get(self.name, f"{self.name}/*.json"))
         values = own_values(self.notebook) | self.values
         files = [path for value in values.values()
                  if isinstance(value, str) and (path := Path(value)).is_file()]
@@ -263,7 +264,7 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     done, failures, running = [], [], Running()
     threads = max(1, cores() // max(1, workers))
     of_book = not any(page.folder for page in pages)
-    stale = [page for page in with_ledger(pages) if force or not page.fresh()]
+    stale = [page for page in with_others(pages) if force or not page.fresh()]
     with (ThreadPoolExecutor(max(1, workers)) as executor,
           tqdm(total=sum(len(_code_cells(page.notebook)) for page in stale), desc="pages",
                unit="cell", disable=quiet or not stale) as bar):
@@ -294,9 +295,9 @@ def run(pages: list[Page], workers: int = 1, timeout: float = 3600,
     return done
 
 
-def with_ledger(pages: list[Page]) -> list[Page]:
-    """Pages, and where they are the book's that of all verdicts."""
-    return pages if any(page.folder for page in pages) else [*pages, Page(LEDGER)]
+def with_others(pages: list[Page]) -> list[Page]:
+    """Pages, and where they are the book's those of no study."""
+    return pages if any(page.folder for page in pages) else [*pages, *map(Page, OTHERS)]
 
 
 def execute(page: Page, threads: int, timeout: float, running: Running, force: bool) -> None:

@@ -19,7 +19,7 @@ class Report(Preprocessor):
 
     def preprocess(self, notebook, resources):
         name = resources["metadata"]["name"]
-        self.folder = "book" if name == "claims" else "book/studies"  # of the page
+        self.folder = "book" if name in ("claims", "speed") else "book/studies"  # of the page
         self.files, self.beside = resources["outputs"], f"{name}_files"
         for cell in notebook.cells:
             if cell.cell_type == "markdown":

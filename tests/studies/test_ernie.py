@@ -873,6 +873,6 @@ def test_a_step_of_the_bench_is_measured(plain, monkeypatch):
 
 
 def test_a_bench_may_measure_in_processes_of_its_own(monkeypatch):
-    monkeypatch.setattr("seqlib.bench.matmul_gflops", lambda: 1.0)
+    monkeypatch.setattr("seqlib.bench.product_gflops", lambda: {"torch": 1.0})
     row = measure(Case("x", lambda: 2.0, lambda: 6.0, tells_seconds=True))
     assert row["ratio"] == 3.0 and row["ours_s"] == 2.0

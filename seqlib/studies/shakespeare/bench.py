@@ -78,7 +78,7 @@ class PlainAttentionLM(nn.Module):
         return self.head(torch.cat((h, scores.softmax(-1) @ h), -1))
 
 
-def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type):
+def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type, B: int, T: int):
     """A call that takes STEPS steps as a tutorial would write them."""
     optimiser = optimizer(model.parameters(), lr=3e-4)
 
@@ -94,23 +94,23 @@ def plain_loop(model: nn.Module, tokens: Tensor, loss_of, optimizer: type):
     return steps
 
 
-def our_loop(model: nn.Module, tokens: Tensor):
-    state = State.start(model, 3e-4)
-
-    def batches(step):
-        return gather(tokens, torch.randint(len(tokens) - T - 1, (B,)), T)
-
-    return lambda: train(state, batches, state.step + STEPS, 10**9, lambda model: 0.0)
+def our_loop(model: nn.Module, tokens: Tensor, B: int, T: int):
+    state, last = State.start(model, 3e-4), len(tokens) - T - 1
+    return lambda: train(state, lambda step: gather(tokens, torch.randint(last, (B,)), T),
+                         state.step + STEPS, 10**9, lambda model: 0.0)
 
 
 def cross_entropy(model, x, y):
     return F.cross_entropy(model(x).view(-1, V), y.view(-1))
 
 
-def case(name: str, model, reference, loss_of=cross_entropy, optimizer=torch.optim.Adam) -> Case:
+def case(name: str, model, reference, loss_of=cross_entropy, optimizer=torch.optim.Adam,
+         B: int = B, T: int = T) -> Case:
+    """Steps of B windows of T characters; `flop_per_token` of the model is ours."""
     keep_freed_memory()  # for the whole process, so the reference gains as well
     tokens = torch.randint(V, (100_000,), generator=torch.Generator().manual_seed(0))
-    ours, plain = our_loop(model, tokens), plain_loop(reference, tokens, loss_of, optimizer)
+    ours = our_loop(model, tokens, B, T)
+    plain = plain_loop(reference, tokens, loss_of, optimizer, B, T)
     return Case(name, ours, plain, STEPS, STEPS, model.flop_per_token(T) * B * T)
 
 
@@ -123,22 +123,24 @@ def lstm_step() -> list[Case]:
     return [case("lstm-step", RecurrentLM(V), RecurrentLM(V))]
 
 
-def transformer_step() -> list[Case]:
-    """Four layers, four heads, 128 and 256 channels, against Hugging Face's GPT-2 in a plain loop,
-    without dropout: as its configuration comes (tanh GELU, cache), and `-alike`, with our
-    activation and no cache. It has biases and ties its head, we have neither."""
+def transformer(name: str, C: int, B: int = B, T: int = T, **changed) -> Case:
+    """Four layers, four heads, C channels, against Hugging Face's GPT-2 in a plain loop, without
+    dropout and with `changed` settings. It has biases and ties its head, we have neither."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     def loss_of(model, x, y):
         return cross_entropy(lambda x: model(input_ids=x).logits, x, y)
 
     undropped = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    config = GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=4, n_head=4, bos_token_id=0,
+                        eos_token_id=0, **undropped, **changed)
+    return case(name, TransformerLM(V, T, C, 4, 4, 4 * C), GPT2LMHeadModel(config), loss_of,
+                torch.optim.AdamW, B, T)
+
+
+def transformer_step() -> list[Case]:
+    """Against GPT-2 as its configuration comes (tanh GELU, cache), and `-alike`, with our
+    activation and no cache."""
     alike = {"activation_function": "gelu", "use_cache": False}
-    cases = []
-    for name, changed in (("", {}), ("-alike", alike)):
-        for C in (128, 256):
-            config = GPT2Config(vocab_size=V, n_positions=T, n_embd=C, n_layer=4, n_head=4,
-                                bos_token_id=0, eos_token_id=0, **undropped, **changed)
-            cases.append(case(f"transformer-step-{C}{name}", TransformerLM(V, T, C, 4, 4, 4 * C),
-                              GPT2LMHeadModel(config), loss_of, torch.optim.AdamW))
-    return cases
+    return [transformer(f"transformer-step-{C}{name}", C, **changed)
+            for name, changed in (("", {}), ("-alike", alike)) for C in (128, 256)]
