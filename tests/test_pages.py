@@ -30,7 +30,7 @@ def notebook(*sources):
 
 def shortened(checkout):
     """The checkout with notebooks of a few cells and without an archive."""
-    for name in ("airline", "claims"):
+    for name in ("airline", "claims", "speed"):
         nbformat.write(notebook("1 + 1"), checkout.root / "notebooks" / f"{name}.ipynb")
     (checkout.root / "results").unlink()
     (checkout.root / "results").mkdir()
@@ -118,13 +118,15 @@ def why(checkout, *arguments):
 
 def test_why_names_every_kind_of_change_and_executes_nothing(made, tmp_path):
     page, before = page_of(made), page_of(made).read_bytes()
-    assert why(made) == "airline: up to date\nclaims: up to date\n"
+    assert why(made) == "airline: up to date\nclaims: up to date\nspeed: up to date\n"
     nbformat.write(notebook("3 + 3"), made.root / "notebooks" / "airline.ipynb")
     folder = made.root / "results" / "airline"
     folder.mkdir()
     (folder / "accepted.json").write_text("{}")
     out = why(made, "--set", "seeds=3")
-    mine, claims = out.split("claims: ")
+    mine, others = out.split("claims: ")
+    claims, speed = others.split("speed: ")
+    assert speed == "up to date\n"
     assert mine.splitlines()[:3] == ["airline: would be made", "  notebook: airline.ipynb",
                                      "  parameter: seeds 1 -> 3"]
     assert "  records: 1 new, 0 changed, 0 gone" in mine and "1 new" in claims
