@@ -487,7 +487,7 @@ def test_what_is_out_of_range_is_refused_by_name(values, message):
 
 
 def test_the_sweep_over_contexts_sees_the_same_characters():
-    experiments = ("published", "more-arms", "leak", "contexts", "timing")
+    experiments = ("published", "more-arms", "leak", "contexts", "contexts-published", "timing")
     texts = [s for name in experiments for s in plan.specs("shakespeare", name)]
     assert {s.context * s.batch for s in texts} == {4096}
     assert len({s.key for s in texts}) == len(texts)
@@ -507,7 +507,7 @@ def archive_like(text, tmp_path_factory):
         names = {arm: run(spec(arm, context=128, batch=1, epochs=5, epoch_steps=1)).metrics
                  for arm in ("additive", "additive-unmasked")}
     rng, rows = np.random.default_rng(0), []
-    runs = [(name, s) for name in ("published", "leak", "contexts", "timing")
+    runs = [(name, s) for name in ("published", "leak", "contexts-published", "timing")
             for grid in plan.grids("shakespeare", name)
             for s in plan.expand(STUDY, {**grid, "seed": 9})]
     offsets = {"additive": -0.02, "transformer": -0.06, "transformer-fast": -0.05}
