@@ -16,7 +16,7 @@ book: .venv/installed
 reports: .venv/installed
 	$(BIN)/seqlib run --workers 2
 	$(BIN)/jupyter nbconvert --config book/_ext/report.py --to markdown --no-input --log-level WARN \
-		--output-dir reports book/claims.ipynb book/speed.ipynb book/studies/*.ipynb
+		--output-dir reports book/*.ipynb book/studies/*.ipynb
 	$(BIN)/seqlib export
 
 test: .venv/installed
@@ -41,4 +41,4 @@ lab: .venv/installed
 	@touch $@
 
 clean:
-	rm -rf .venv _build reports book/studies book/claims.ipynb book/speed.ipynb book/answer.md
+	rm -rf .venv _build reports book/studies book/*.ipynb book/answer.md

@@ -22,8 +22,7 @@ from seqlib.provenance import machine
 @dataclass(frozen=True)
 class Case:
     """Two calls that do the same work. `ours_units` and `reference_units` divide their times (seeds
-    per call); `flop` is the arithmetic of one unit, for utilisation, which is the share of the
-    fastest library's rate."""
+    per call); `flop` is one unit's arithmetic: utilisation is its share of the fastest product."""
 
     name: str
     ours: Callable[[], object]

@@ -27,8 +27,10 @@ def parse_names(context, option, text: str | None) -> list[str] | None:
 
 
 ARMS = click.option("--arms", callback=parse_names, help="Only these arms, separated by commas.")
-DEVICE = click.option("--device", help="Where to train: auto, cpu, cuda, cuda:1, mps. Short for "
-                                       "--set device=...; default: SEQLIB_DEVICE, or cpu.")
+DEVICE = click.option(
+    "--device", callback=lambda context, option, text: [f"device={text}"] if text else [],
+    help="Where to train: auto, cpu, cuda, cuda:1, mps. Short for --set device=...; default: "
+         "SEQLIB_DEVICE, or cpu.")
 WORKERS = click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256),
                        help="Processes at once; they share the cores.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -73,8 +75,7 @@ def run(studies, profile, settings, output, workers, device, timeout, why, force
     Pages whose inputs are unchanged are kept."""
     from seqlib import pages
 
-    settings = [*settings, *([f"device={device}"] if device else [])]
-    planned = pages.plan(list(dict.fromkeys(studies)), profile, settings, output)
+    planned = pages.plan(list(dict.fromkeys(studies)), profile, [*settings, *device], output)
     if why:
         for page in pages.with_others(planned):
             reasons = page.why()
@@ -161,7 +162,7 @@ def sweep(name, experiments, profile, arms, seeds, settings, workers, device, re
         raise UsageError("--profile names experiments, and so does EXPERIMENTS; leave one out")
     if not experiments:
         experiments = {"smoke": ["smoke"], "quick": ["live"]}.get(profile, plan.of_archive(name))
-    changes = parse_settings([*settings, *([f"device={device}"] if device else [])])
+    changes = parse_settings([*settings, *device])
     what = f"{name} {' '.join(experiments)}"
 
     def runs(changes: dict) -> list:

@@ -60,8 +60,8 @@ class Checkout:
 
     def __init__(self, root: Path):
         self.root = root
-        generated = shutil.ignore_patterns("studies", "claims.ipynb", "speed.ipynb", "answer.md",
-                                           ".*.lock", ".*.inputs")
+        generated = shutil.ignore_patterns("studies", "*.ipynb", "answer.md", ".*.lock",
+                                           ".*.inputs")
         shutil.copytree(ROOT / "book", root / "book", ignore=generated)
         shutil.copytree(ROOT / "notebooks", root / "notebooks")
         (root / "seqlib").symlink_to(ROOT / "seqlib")  # a kernel's folder is in its path

@@ -49,12 +49,9 @@ def names():
     """What the cells of the page up to the measurement define."""
     found = {}
     for cell in nbformat.read(PAGE, 4).cells:
-        if cell.cell_type == "code" and cell.id not in ("parameters", "setup"):
-            exec(cell.source, found)
-        elif cell.id == "setup":
-            lines = cell.source.partition("show.begin()")[0]
-            exec(lines, found)
-        if cell.get("id") == "ablations":
+        if cell.cell_type == "code":  # of the set-up what it imports
+            exec(cell.source.partition("show.begin()")[0], found)
+        if cell.id == "ablations":
             return found
 
 

@@ -8,7 +8,7 @@ from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
-from seqlib import plan, progress, study
+from seqlib import index, plan, progress, study
 from seqlib.store import Store
 
 HEAD = ("Study", "runs", "core hours", "longest run, minutes", "memory of a run, GiB",
@@ -68,10 +68,10 @@ def seeds(store):
     lines = ["| Study | experiment | core seconds of one more seed |", "|---|---|---|"]
     for name in study.names():
         planned, found = plan.archived(name), defaultdict(lambda: defaultdict(list))
-        for record in store.records(name):
+        for record in index.heads(store, name, planned):
             if (took := progress.took(record)) is not None:
                 run = record.spec["arm"], progress.settings(record.spec)
-                for experiment in planned.get(record.key, ()):
+                for experiment in planned[record.key]:
                     found[experiment][run].append(took * record.provenance["threads"])
         for experiment in filter(found.get, plan.of_archive(name)):
             arms = defaultdict(list)

@@ -7,6 +7,8 @@ from posixpath import normpath
 
 from nbconvert.preprocessors import Preprocessor
 
+from seqlib.pages import OTHERS
+
 LINK = re.compile(r"\]\(((?:\.\./)*[\w/-]+)\.(ipynb|md)(#[^)]*)?\)")
 DATA = re.compile(r'<a download="([^"]+)" href="data:text/csv;base64,([^"]*)">([^<]*)</a>')
 FENCE = re.compile(r"(^```.*?^```)", re.M | re.S)  # code stays as it is
@@ -19,7 +21,7 @@ class Report(Preprocessor):
 
     def preprocess(self, notebook, resources):
         name = resources["metadata"]["name"]
-        self.folder = "book" if name in ("claims", "speed") else "book/studies"  # of the page
+        self.folder = "book" if name in OTHERS else "book/studies"  # of the page
         self.files, self.beside = resources["outputs"], f"{name}_files"
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
